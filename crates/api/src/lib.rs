@@ -4,6 +4,8 @@
 //! Refuses to know: how any of it is done.
 #![forbid(unsafe_code)]
 
+pub mod cidr;
+pub mod contract;
 pub mod control;
 pub mod ids;
 pub mod link;
@@ -11,4 +13,5 @@ pub mod rendezvous;
 pub mod rpc;
 pub mod status;
 
+pub use cidr::Cidr;
 pub use ids::{Blob, NetworkId, NodeId, SessionId};
