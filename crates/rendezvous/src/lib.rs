@@ -1,1 +1,3 @@
+//! Where nodes find each other: adapters to rendezvous services and the embedded server.
 
+pub mod sasl;
