@@ -1,1 +1,879 @@
-//! Placeholder.
+//! ICE for one link (RFC 8445, trickle RFC 8838, consent RFC 7675): the only wrapper of crate `is`.
+//!
+//! Promises: checks go only to addresses that the policy allows, at most 50 a second; bytes that do not authenticate
+//! change nothing; relays wait until direct paths had their chance, and a better path replaces a worse by itself.
+//! Refuses to know: sockets, how signals travel, what the path carries. Whether a path is dead is decided by the
+//! session; [`Agent::probe`] then tries everything again.
+
+mod candidate;
+mod stun;
+#[cfg(test)]
+mod tests;
+
+pub use candidate::{AddressPolicy, Candidate, CandidateError, CandidateKind, Refused, plain};
+pub use stun::{StunClass, TransactionId, Transactions, is_stun, stun_class, stun_transaction, stun_username};
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use data_encoding::BASE32_NOPAD;
+use is::stun::{StunMessage, StunPacket};
+use is::{IceAgent, IceAgentEvent, IceConnectionState, IceCreds, Protocol};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::limits;
+
+/// Smallest time between two checks of one agent (Ta).
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
+/// How long direct candidates are tried before relays join in.
+const RELAY_HEAD_START: Duration = Duration::from_millis(300);
+/// Longest time between two checks of a pair while the link is being made, or while the chosen pair is in doubt.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(2);
+/// Between two consent checks of a pair in use (RFC 7675: 5 s, less 20 %).
+const CONSENT_INTERVAL: Duration = Duration::from_secs(5);
+/// Between two keepalives of an idle link; NATs forget UDP mappings after 30 s.
+const IDLE_INTERVAL: Duration = Duration::from_secs(20);
+/// A check of the chosen pair unanswered for this long puts the pair in doubt.
+const DOUBT_AFTER: Duration = Duration::from_secs(1);
+/// A chosen pair in doubt for this long is reported silent, and every pair is tried.
+const SILENT_AFTER: Duration = Duration::from_millis(1500);
+
+/// The name and password of one side's connectivity checks. The password is secret: it travels in sealed signals only.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct Credentials {
+    ufrag: String,
+    password: String,
+}
+
+impl Credentials {
+    /// Makes credentials from 32 random bytes: 96 bits of user fragment, 160 bits of password.
+    pub fn from_entropy(entropy: [u8; 32]) -> Self {
+        let (name, secret) = entropy.split_at(12);
+        Credentials {
+            ufrag: BASE32_NOPAD.encode(name).to_lowercase(),
+            password: BASE32_NOPAD.encode(secret).to_lowercase(),
+        }
+    }
+
+    /// Takes a peer's credentials; `None` where they are shorter than ours would be allowed to be, or no ICE characters.
+    pub fn from_peer(ufrag: &str, password: &str) -> Option<Self> {
+        let proper = |text: &str| {
+            text.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'+' || b == b'/')
+        };
+        let ok = (8..=64).contains(&ufrag.len())
+            && (24..=128).contains(&password.len())
+            && proper(ufrag)
+            && proper(password);
+        ok.then(|| Credentials {
+            ufrag: ufrag.to_owned(),
+            password: password.to_owned(),
+        })
+    }
+
+    /// The user name fragment: who a check is for. Not secret.
+    pub fn ufrag(&self) -> &str {
+        &self.ufrag
+    }
+
+    /// The password, for sealing into a signal.
+    pub fn password(&self) -> &str {
+        &self.password
+    }
+
+    fn to_is(&self) -> IceCreds {
+        IceCreds {
+            ufrag: self.ufrag.clone(),
+            pass: self.password.clone(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Credentials({}, ..)", self.ufrag)
+    }
+}
+
+/// Seeds the generator of this thread from which transaction ids and pair ids come. The shell seeds it with entropy
+/// on the engine's thread, a simulation with its seed so that a run replays. Answers are protected by their HMAC.
+pub fn seed_transactions(seed: u64) {
+    fastrand::seed(seed);
+}
+
+/// A STUN message to send from `local` (a host address, or a relayed one: then through its TURN server).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IceTransmit {
+    /// The local host address or relayed address it leaves from.
+    pub local: SocketAddr,
+    /// Where it goes.
+    pub remote: SocketAddr,
+    /// The STUN message.
+    pub bytes: Vec<u8>,
+}
+
+/// Two addresses between which datagrams may flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// Our host address or relayed address.
+    pub local: SocketAddr,
+    /// The peer's address as we see it.
+    pub remote: SocketAddr,
+    /// Host or Relayed.
+    pub local_kind: CandidateKind,
+    /// How we know the remote address.
+    pub remote_kind: CandidateKind,
+    /// What checks said so far.
+    pub state: PairState,
+    /// Round trip of the last answered check.
+    pub rtt: Option<Duration>,
+    /// When a check was last answered, or the peer's check last came in.
+    pub last_heard: Option<Instant>,
+}
+
+impl Pair {
+    /// Whether a TURN server stands between.
+    pub fn is_relayed(&self) -> bool {
+        self.local_kind == CandidateKind::Relayed || self.remote_kind == CandidateKind::Relayed
+    }
+}
+
+/// How far checks of a pair are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PairState {
+    /// Known and not tried yet (relays in reserve).
+    Reserve,
+    /// Being tried.
+    Checking,
+    /// A check was answered.
+    Valid,
+}
+
+/// What an agent tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AgentEvent {
+    /// A pair answered a check for the first time.
+    ValidPair(Pair),
+    /// Both sides agreed on this pair; comes again when a better one is found.
+    Nominated(Pair),
+    /// The nominated pair stopped answering; all pairs are being tried again.
+    Silent(Pair),
+    /// No pair is left to try: restart with fresh candidates and credentials.
+    Disconnected,
+}
+
+/// How eagerly the agent checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Traffic flows: consent every 5 s.
+    Active,
+    /// Nothing flows: one keepalive in 20 s on the nominated pair, none elsewhere.
+    Idle,
+}
+
+struct Attempt {
+    local: SocketAddr,
+    remote: SocketAddr,
+    sent: Instant,
+}
+
+#[derive(Default)]
+struct Known {
+    checked: bool,
+    valid: bool,
+    rtt: Option<Duration>,
+    last_heard: Option<Instant>,
+}
+
+/// The ICE side of one link.
+pub struct Agent {
+    inner: IceAgent,
+    policy: AddressPolicy,
+    credentials: Credentials,
+    remote_credentials: Option<Credentials>,
+    /// What the inner agent takes as local preference of the candidate being added.
+    preference: Arc<AtomicU32>,
+    locals: Vec<Candidate>,
+    remotes: Vec<Candidate>,
+    /// Remote addresses learnt from authenticated checks.
+    discovered: BTreeSet<SocketAddr>,
+    /// Mapped addresses that authenticated answers named.
+    mapped: BTreeSet<SocketAddr>,
+    locals_ever: usize,
+    pairs: BTreeMap<(SocketAddr, SocketAddr), Known>,
+    attempts: BTreeMap<TransactionId, Attempt>,
+    early: VecDeque<(SocketAddr, SocketAddr, Vec<u8>)>,
+    outbox: VecDeque<IceTransmit>,
+    events: VecDeque<AgentEvent>,
+    nominated: Option<(SocketAddr, SocketAddr)>,
+    relays: RelayHold,
+    pace: Pace,
+    doubt_since: Option<Instant>,
+    silent: bool,
+    budget: Budget,
+    last_now: Instant,
+}
+
+/// Whether relays are tried already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RelayHold {
+    Waiting,
+    Until(Instant),
+    Released,
+}
+
+impl Agent {
+    /// A new agent. The tie breaker comes from the caller's entropy; credentials must be unique in this node.
+    pub fn new(
+        credentials: Credentials,
+        controlling: bool,
+        tie_breaker: u64,
+        policy: AddressPolicy,
+        now: Instant,
+    ) -> Self {
+        let preference = Arc::new(AtomicU32::new(0));
+        let inner = fresh_inner(&credentials, controlling, tie_breaker, &preference, now);
+        Agent {
+            inner,
+            policy,
+            credentials,
+            remote_credentials: None,
+            preference,
+            locals: Vec::new(),
+            remotes: Vec::new(),
+            discovered: BTreeSet::new(),
+            mapped: BTreeSet::new(),
+            locals_ever: 0,
+            pairs: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            early: VecDeque::new(),
+            outbox: VecDeque::new(),
+            events: VecDeque::new(),
+            nominated: None,
+            relays: RelayHold::Waiting,
+            pace: Pace::Active,
+            doubt_since: None,
+            silent: false,
+            budget: Budget::new(now),
+            last_now: now,
+        }
+    }
+
+    /// Our credentials.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// Whether the peer's credentials are known.
+    pub fn has_remote(&self) -> bool {
+        self.remote_credentials.is_some()
+    }
+
+    /// Whether this side nominates (a role conflict may have changed it).
+    pub fn controlling(&self) -> bool {
+        self.inner.controlling()
+    }
+
+    /// Sets the peer's credentials; checks start, and early checks of the peer are answered.
+    pub fn set_remote(&mut self, now: Instant, credentials: Credentials) {
+        self.inner.set_remote_credentials(credentials.to_is());
+        self.remote_credentials = Some(credentials);
+        if self.relays == RelayHold::Waiting {
+            self.relays = RelayHold::Until(now + RELAY_HEAD_START);
+        }
+        for candidate in self.remotes.clone() {
+            self.give_remote(&candidate);
+        }
+        for (local, remote, bytes) in std::mem::take(&mut self.early) {
+            self.handle_stun(now, local, remote, &bytes);
+        }
+        self.drain(now);
+    }
+
+    /// Adds a local candidate. The order of `preference` decides among equals.
+    pub fn add_local(&mut self, now: Instant, candidate: Candidate) -> Result<(), Refused> {
+        if self.locals.iter().any(|c| same(c, &candidate)) {
+            return Ok(());
+        }
+        if self.locals_ever >= limits::ICE_LOCALS_EVER {
+            return Err(Refused::Exhausted(self.locals_ever));
+        }
+        if self.locals.len() >= limits::ICE_LOCAL_CANDIDATES {
+            return Err(Refused::TooMany(limits::ICE_LOCAL_CANDIDATES));
+        }
+        self.policy.check(candidate.address)?;
+        self.policy.check(candidate.base)?;
+        self.locals_ever += 1;
+        self.locals.push(candidate);
+        self.give_local(&candidate);
+        self.drain(now);
+        Ok(())
+    }
+
+    /// Removes a local candidate, and with a host candidate every pair that is sent from it.
+    pub fn remove_local(&mut self, now: Instant, candidate: &Candidate) {
+        let Some(at) = self.locals.iter().position(|c| same(c, candidate)) else {
+            return;
+        };
+        let gone = self.locals.remove(at);
+        if let Some(inner) = to_is_local(&gone) {
+            self.inner.invalidate_candidate(&inner);
+        }
+        if gone.kind != CandidateKind::ServerReflexive {
+            self.pairs.retain(|(local, _), _| *local != gone.address);
+            if self.nominated.is_some_and(|(local, _)| local == gone.address) {
+                self.nominated = None;
+                self.release_relays();
+            }
+        }
+        self.drain(now);
+    }
+
+    /// Adds a candidate that the peer signalled.
+    pub fn add_remote(&mut self, now: Instant, candidate: Candidate) -> Result<(), Refused> {
+        let candidate = Candidate {
+            address: plain(candidate.address),
+            base: plain(candidate.address),
+            ..candidate
+        };
+        if self
+            .remotes
+            .iter()
+            .any(|c| c.address == candidate.address && c.kind == candidate.kind)
+        {
+            return Ok(());
+        }
+        self.policy.check(candidate.address)?;
+        if self.remotes.len() >= limits::ICE_REMOTE_CANDIDATES {
+            return Err(Refused::TooMany(limits::ICE_REMOTE_CANDIDATES));
+        }
+        self.remotes.push(candidate);
+        self.give_remote(&candidate);
+        self.drain(now);
+        Ok(())
+    }
+
+    /// Whether the bytes are a check or an answer that authenticates for this link. Changes nothing.
+    pub fn accepts(&self, bytes: &[u8]) -> bool {
+        parse_stun(bytes).is_some_and(|message| self.inner.accepts_message(&message))
+    }
+
+    /// Takes a STUN message that arrived at `local` (host address and port of the socket, or a relayed address);
+    /// an unspecified `local` is taken for the first host candidate of its family. `false`: not ours, nothing changed.
+    pub fn handle_stun(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) -> bool {
+        let (local, remote) = (self.concrete_local(plain(local), remote), plain(remote));
+        let Some(message) = parse_stun(bytes) else {
+            return false;
+        };
+        if !self.inner.accepts_message(&message) {
+            return false;
+        }
+        let known = match stun_class(bytes) {
+            Some(StunClass::Request) => self.admit_request(now, local, remote, bytes),
+            Some(StunClass::Success | StunClass::Error) => self.admit_answer(now, local, remote, &message, bytes),
+            _ => false,
+        };
+        if known {
+            let packet = StunPacket {
+                proto: Protocol::Udp,
+                source: remote,
+                destination: local,
+                message,
+            };
+            self.inner.handle_packet(now, packet);
+            self.drain(now);
+        }
+        known
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.last_now = self.last_now.max(now);
+        if let RelayHold::Until(due) = self.relays
+            && now >= due
+        {
+            match self.nominated_pair() {
+                Some(pair) if !pair.is_relayed() => self.relays = RelayHold::Waiting,
+                _ => self.release_relays(),
+            }
+        }
+        self.judge_nominated(now);
+        let due = self.inner.poll_timeout().is_none_or(|at| now >= at);
+        if due && self.budget.allows(now) {
+            self.inner.handle_timeout(now);
+        }
+        self.drain(now);
+    }
+
+    /// When to call [`Agent::handle_timeout`] next.
+    pub fn poll_timeout(&mut self) -> Option<Instant> {
+        let check = self
+            .inner
+            .poll_timeout()
+            .map(|at| at.max(self.budget.next(self.last_now)));
+        let relays = match self.relays {
+            RelayHold::Until(due) => Some(due),
+            RelayHold::Waiting | RelayHold::Released => None,
+        };
+        [check, relays, self.doubt_due()].into_iter().flatten().min()
+    }
+
+    /// The next message to send.
+    pub fn poll_transmit(&mut self) -> Option<IceTransmit> {
+        self.outbox.pop_front()
+    }
+
+    /// The next thing that happened.
+    pub fn poll_event(&mut self) -> Option<AgentEvent> {
+        self.events.pop_front()
+    }
+
+    /// Every pair that works or is worth probing, best state first, then by address.
+    pub fn pairs(&self) -> Vec<Pair> {
+        let mut pairs: Vec<Pair> = self.pairs.keys().map(|&key| self.describe(key)).collect();
+        for local in self.locals.iter().filter(|c| c.kind != CandidateKind::ServerReflexive) {
+            for remote in &self.remotes {
+                let key = (local.address, remote.address);
+                let fits = local.address.is_ipv4() == remote.address.is_ipv4();
+                if fits && !self.pairs.contains_key(&key) && !pairs.iter().any(|p| (p.local, p.remote) == key) {
+                    pairs.push(self.describe(key));
+                }
+            }
+        }
+        pairs.sort_by_key(|p| (std::cmp::Reverse(p.state), p.is_relayed(), p.local, p.remote));
+        pairs
+    }
+
+    /// The nominated pair.
+    pub fn best(&self) -> Option<Pair> {
+        self.nominated_pair()
+    }
+
+    /// Round trip of the nominated pair.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.nominated_pair()?.rtt
+    }
+
+    /// Local candidates as they stand.
+    pub fn local_candidates(&self) -> &[Candidate] {
+        &self.locals
+    }
+
+    /// Remote candidates as they were signalled.
+    pub fn remote_candidates(&self) -> &[Candidate] {
+        &self.remotes
+    }
+
+    /// Sets how eagerly pairs are kept alive.
+    pub fn set_pace(&mut self, pace: Pace) {
+        self.pace = pace;
+        self.apply_pace();
+    }
+
+    /// Tries every pair again, relays too. Called when the session says that the path is dead.
+    pub fn probe(&mut self, now: Instant) {
+        self.release_relays();
+        self.inner.recreate_candidate_pairs();
+        self.silent = true;
+        self.apply_pace();
+        self.handle_timeout(now);
+    }
+
+    /// Restarts ICE with new credentials: remote candidates and credentials are forgotten, local ones kept. The
+    /// nominated pair stays the best until another is found.
+    pub fn restart(&mut self, now: Instant, credentials: Credentials, tie_breaker: u64) {
+        let controlling = self.inner.controlling();
+        self.inner = fresh_inner(&credentials, controlling, tie_breaker, &self.preference, now);
+        self.credentials = credentials;
+        self.remote_credentials = None;
+        self.remotes.clear();
+        self.discovered.clear();
+        self.mapped.clear();
+        self.attempts.clear();
+        self.early.clear();
+        self.outbox.clear();
+        self.events.clear();
+        let nominated = self.nominated;
+        self.pairs.retain(|key, _| Some(*key) == nominated);
+        self.locals_ever = self.locals.len();
+        self.relays = RelayHold::Waiting;
+        self.doubt_since = None;
+        self.silent = false;
+        for candidate in self.locals.clone() {
+            self.give_local(&candidate);
+        }
+        self.apply_pace();
+        self.drain(now);
+    }
+
+    fn concrete_local(&self, local: SocketAddr, remote: SocketAddr) -> SocketAddr {
+        if !local.ip().is_unspecified() {
+            return local;
+        }
+        let fits = |c: &&Candidate| c.kind == CandidateKind::Host && c.address.is_ipv4() == plain(remote).is_ipv4();
+        self.locals.iter().find(fits).map_or(local, |c| c.address)
+    }
+
+    /// A check of the peer: bounded, policed, and held while we do not know whom to answer.
+    fn admit_request(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) -> bool {
+        if self.remote_credentials.is_none() {
+            let again = self.early.iter().any(|(_, _, held)| held == bytes);
+            if !again && self.early.len() < limits::ICE_EARLY_CHECKS {
+                self.early.push_back((local, remote, bytes.to_vec()));
+            }
+            return false;
+        }
+        let named = self.remotes.iter().any(|c| c.address == remote);
+        if !named && !self.discovered.contains(&remote) {
+            let full = self.discovered.len() >= limits::ICE_REMOTE_CANDIDATES;
+            if full || self.policy.check(remote).is_err() {
+                return false;
+            }
+        }
+        if !self
+            .locals
+            .iter()
+            .any(|c| c.kind != CandidateKind::ServerReflexive && c.address == local)
+        {
+            return false;
+        }
+        if !named {
+            self.discovered.insert(remote);
+        }
+        self.known((local, remote)).last_heard = Some(now);
+        true
+    }
+
+    /// An answer must come back from where the check went (RFC 8445 section 7.2.5.2.1; `is` does not look).
+    fn admit_answer(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        remote: SocketAddr,
+        message: &StunMessage<'_>,
+        bytes: &[u8],
+    ) -> bool {
+        let Some(id) = stun_transaction(bytes) else {
+            return false;
+        };
+        let symmetric = |a: &Attempt| a.remote == remote && (a.local == local || local.ip().is_unspecified());
+        if !self.attempts.get(&id).is_some_and(symmetric) {
+            return false;
+        }
+        if let Some(mapped) = message.mapped_address() {
+            if !self.mapped.contains(&mapped) && self.mapped.len() >= limits::ICE_MAPPED_ADDRESSES {
+                return false;
+            }
+            self.mapped.insert(mapped);
+        }
+        let Some(attempt) = self.attempts.remove(&id) else {
+            return false;
+        };
+        if stun_class(bytes) == Some(StunClass::Success) {
+            self.record_answer(now, &attempt);
+        }
+        true
+    }
+
+    fn record_answer(&mut self, now: Instant, attempt: &Attempt) {
+        let key = (attempt.local, attempt.remote);
+        let known = self.known(key);
+        let first = !known.valid;
+        known.valid = true;
+        known.rtt = Some(now.saturating_duration_since(attempt.sent));
+        known.last_heard = Some(now);
+        // Older requests of this pair no longer say anything.
+        let sent = attempt.sent;
+        self.attempts.retain(|_, a| (a.local, a.remote) != key || a.sent > sent);
+        if self.nominated == Some(key) && (self.doubt_since.take().is_some() || self.silent) {
+            self.silent = false;
+            self.apply_pace();
+        }
+        if first {
+            let pair = self.describe(key);
+            self.push_event(AgentEvent::ValidPair(pair));
+        }
+    }
+
+    fn known(&mut self, key: (SocketAddr, SocketAddr)) -> &mut Known {
+        self.pairs.entry(key).or_default()
+    }
+
+    fn describe(&self, key: (SocketAddr, SocketAddr)) -> Pair {
+        let (local, remote) = key;
+        let relayed = |c: &&Candidate| c.kind == CandidateKind::Relayed && c.address == local;
+        let known = self.pairs.get(&key);
+        let state = match known {
+            Some(k) if k.valid => PairState::Valid,
+            Some(_) => PairState::Checking,
+            None => PairState::Reserve,
+        };
+        let remote_kind = self
+            .remotes
+            .iter()
+            .filter(|c| c.address == remote)
+            .map(|c| c.kind)
+            .max();
+        Pair {
+            local,
+            remote,
+            local_kind: match self.locals.iter().find(relayed) {
+                Some(_) => CandidateKind::Relayed,
+                None => CandidateKind::Host,
+            },
+            remote_kind: remote_kind.unwrap_or(CandidateKind::PeerReflexive),
+            state,
+            rtt: known.and_then(|k| k.rtt),
+            last_heard: known.and_then(|k| k.last_heard),
+        }
+    }
+
+    fn nominated_pair(&self) -> Option<Pair> {
+        self.nominated.map(|key| self.describe(key))
+    }
+
+    fn give_local(&mut self, candidate: &Candidate) {
+        if candidate.kind == CandidateKind::Relayed && self.relays != RelayHold::Released {
+            return;
+        }
+        self.preference
+            .store(u32::from(candidate.preference()), Ordering::Relaxed);
+        if let Some(inner) = to_is_local(candidate) {
+            self.inner.add_local_candidate(inner);
+        }
+    }
+
+    fn give_remote(&mut self, candidate: &Candidate) {
+        let held = candidate.kind == CandidateKind::Relayed && self.relays != RelayHold::Released;
+        if self.remote_credentials.is_some() && !held {
+            self.inner.add_remote_candidate(to_is_remote(candidate));
+        }
+    }
+
+    fn release_relays(&mut self) {
+        if self.relays == RelayHold::Released {
+            return;
+        }
+        self.relays = RelayHold::Released;
+        for candidate in self.locals.clone() {
+            if candidate.kind == CandidateKind::Relayed {
+                self.give_local(&candidate);
+            }
+        }
+        for candidate in self.remotes.clone() {
+            if candidate.kind == CandidateKind::Relayed {
+                self.give_remote(&candidate);
+            }
+        }
+    }
+
+    /// Takes what the inner agent wants to send and to say.
+    fn drain(&mut self, now: Instant) {
+        self.last_now = self.last_now.max(now);
+        while let Some(transmit) = self.inner.poll_transmit() {
+            self.pass_on(now, transmit.source, transmit.destination, transmit.contents.into());
+        }
+        while let Some(event) = self.inner.poll_event() {
+            match event {
+                IceAgentEvent::NominatedSend {
+                    source, destination, ..
+                } => self.nominate((source, destination)),
+                IceAgentEvent::IceConnectionStateChange(IceConnectionState::Disconnected) => {
+                    self.push_event(AgentEvent::Disconnected);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn pass_on(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, bytes: Vec<u8>) {
+        if stun_class(&bytes) == Some(StunClass::Request) {
+            if self.is_parked((local, remote)) {
+                return;
+            }
+            let Some(id) = stun_transaction(&bytes) else {
+                return;
+            };
+            self.budget.spend(now);
+            self.known((local, remote)).checked = true;
+            while self.attempts.len() >= limits::ICE_ATTEMPTS {
+                self.attempts.pop_first();
+            }
+            self.attempts.insert(
+                id,
+                Attempt {
+                    local,
+                    remote,
+                    sent: now,
+                },
+            );
+        }
+        self.outbox.push_back(IceTransmit { local, remote, bytes });
+    }
+
+    /// On an idle link only the nominated pair is kept alive; the others are tried again when it falls silent.
+    fn is_parked(&self, key: (SocketAddr, SocketAddr)) -> bool {
+        let settled = self.pace == Pace::Idle && !self.silent && self.doubt_since.is_none();
+        settled && self.nominated.is_some_and(|nominated| nominated != key)
+    }
+
+    fn nominate(&mut self, key: (SocketAddr, SocketAddr)) {
+        let again = self.nominated == Some(key) && !self.silent;
+        self.nominated = Some(key);
+        self.doubt_since = None;
+        self.silent = false;
+        self.apply_pace();
+        if !again {
+            let pair = self.describe(key);
+            self.push_event(AgentEvent::Nominated(pair));
+        }
+    }
+
+    fn push_event(&mut self, event: AgentEvent) {
+        if self.events.len() < limits::ICE_EVENTS {
+            self.events.push_back(event);
+        }
+    }
+
+    fn oldest_unanswered(&self) -> Option<Instant> {
+        let key = self.nominated?;
+        let mine = self.attempts.values().filter(|a| (a.local, a.remote) == key);
+        mine.map(|a| a.sent).min()
+    }
+
+    fn doubt_due(&self) -> Option<Instant> {
+        match self.doubt_since {
+            _ if self.silent => None,
+            Some(since) => Some(since + SILENT_AFTER),
+            None => self.oldest_unanswered().map(|sent| sent + DOUBT_AFTER),
+        }
+    }
+
+    /// First doubt: check the chosen pair quickly. Then silence: check everything.
+    fn judge_nominated(&mut self, now: Instant) {
+        let Some(pair) = self.nominated_pair() else {
+            return;
+        };
+        if self.doubt_due().is_none_or(|due| now < due) {
+            return;
+        }
+        if self.doubt_since.is_none() {
+            self.doubt_since = Some(now);
+            self.apply_pace();
+            return;
+        }
+        self.silent = true;
+        self.doubt_since = None;
+        self.attempts
+            .retain(|_, a| (a.local, a.remote) != (pair.local, pair.remote));
+        self.push_event(AgentEvent::Silent(pair));
+        self.release_relays();
+        self.inner.recreate_candidate_pairs();
+        self.apply_pace();
+    }
+
+    fn apply_pace(&mut self) {
+        let searching = self.nominated.is_none() || self.silent || self.doubt_since.is_some();
+        let interval = match self.pace {
+            _ if searching => SEARCH_INTERVAL,
+            Pace::Active => CONSENT_INTERVAL,
+            Pace::Idle => IDLE_INTERVAL,
+        };
+        self.inner.set_max_stun_rto(interval);
+    }
+}
+
+/// Checks per second: a bucket of `ICE_CHECK_BURST`, filled with `ICE_CHECKS_PER_SECOND`.
+struct Budget {
+    /// When the bucket would be full.
+    full_at: Instant,
+}
+
+impl Budget {
+    const EACH: Duration = Duration::from_millis(1000 / limits::ICE_CHECKS_PER_SECOND as u64);
+
+    fn new(now: Instant) -> Self {
+        Budget { full_at: now }
+    }
+
+    fn allows(&self, now: Instant) -> bool {
+        now >= self.next(now)
+    }
+
+    /// When one more check may leave.
+    fn next(&self, now: Instant) -> Instant {
+        let depth = Self::EACH * (limits::ICE_CHECK_BURST - 1);
+        self.full_at.checked_sub(depth).map_or(now, |at| at.max(now))
+    }
+
+    fn spend(&mut self, now: Instant) {
+        self.full_at = self.full_at.max(now) + Self::EACH;
+    }
+}
+
+fn fresh_inner(
+    credentials: &Credentials,
+    controlling: bool,
+    tie_breaker: u64,
+    preference: &Arc<AtomicU32>,
+    now: Instant,
+) -> IceAgent {
+    let mut inner = IceAgent::new(credentials.to_is());
+    inner.set_controlling(controlling);
+    inner.set_control_tie_breaker(tie_breaker);
+    inner.set_timing_advance(CHECK_INTERVAL);
+    inner.set_max_stun_rto(SEARCH_INTERVAL);
+    inner.set_max_candidate_pairs(limits::ICE_PAIRS);
+    let preference = Arc::clone(preference);
+    inner.set_local_preference(move |_: &is::Candidate, _: usize| preference.load(Ordering::Relaxed));
+    // Without a first call `poll_timeout` stays silent.
+    inner.handle_timeout(now);
+    while inner.poll_event().is_some() {}
+    inner
+}
+
+fn parse_stun(bytes: &[u8]) -> Option<StunMessage<'_>> {
+    // `is` trusts the length field less than we do: one exact header check before its parser.
+    if bytes.len() > limits::ICE_STUN_BYTES || !is_stun(bytes) {
+        return None;
+    }
+    StunMessage::parse(bytes).ok()
+}
+
+fn same(a: &Candidate, b: &Candidate) -> bool {
+    (a.kind, a.address, a.base) == (b.kind, b.address, b.base)
+}
+
+fn to_is_local(candidate: &Candidate) -> Option<is::Candidate> {
+    match candidate.kind {
+        CandidateKind::Host => is::Candidate::host(candidate.address, Protocol::Udp).ok(),
+        CandidateKind::ServerReflexive => {
+            is::Candidate::server_reflexive(candidate.address, candidate.base, Protocol::Udp).ok()
+        }
+        CandidateKind::Relayed => is::Candidate::relayed(candidate.address, candidate.address, Protocol::Udp).ok(),
+        CandidateKind::PeerReflexive => None,
+    }
+}
+
+fn to_is_remote(candidate: &Candidate) -> is::Candidate {
+    let kind = match candidate.kind {
+        CandidateKind::Host => is::CandidateKind::Host,
+        CandidateKind::ServerReflexive => is::CandidateKind::ServerReflexive,
+        CandidateKind::PeerReflexive => is::CandidateKind::PeerReflexive,
+        CandidateKind::Relayed => is::CandidateKind::Relayed,
+    };
+    is::Candidate::from_parts(
+        "1".to_owned(),
+        1,
+        Protocol::Udp,
+        candidate.priority,
+        candidate.address,
+        kind,
+        None,
+        None,
+        None,
+    )
+}

@@ -13,6 +13,7 @@ pub mod ice;
 pub mod keys;
 pub mod limits;
 pub mod link;
+pub mod netcheck;
 pub mod node;
 pub mod record;
 pub mod replay;

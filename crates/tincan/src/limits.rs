@@ -1,1 +1,28 @@
-//! Placeholder.
+//! Every bound of the crate with its reason.
+
+// ICE.
+
+/// Candidates taken from one peer, and addresses learnt from its checks (RFC 8445 section 19: attack by candidates).
+pub const ICE_REMOTE_CANDIDATES: usize = 32;
+/// Own candidates: a host with more interfaces is a router, and the first ones do.
+pub const ICE_LOCAL_CANDIDATES: usize = 32;
+/// Candidates ever added to one ICE session; `is` never forgets one.
+pub const ICE_LOCALS_EVER: usize = 256;
+/// Mapped addresses that a peer may name before its answers are ignored; `is` keeps each.
+pub const ICE_MAPPED_ADDRESSES: usize = 64;
+/// Pairs of one agent: the RFC's default.
+pub const ICE_PAIRS: usize = 100;
+/// Checks a second of one agent: what a peer's candidates can make us send.
+pub const ICE_CHECKS_PER_SECOND: u32 = 50;
+/// Checks that may leave at Ta before the rate applies: a first round over the usual pairs.
+pub const ICE_CHECK_BURST: u32 = 20;
+/// Checks of the peer held until its credentials come.
+pub const ICE_EARLY_CHECKS: usize = 8;
+/// Checks whose answer is still looked for: 10 s at the full rate would be 500, retransmits need far less.
+pub const ICE_ATTEMPTS: usize = 256;
+/// Events not yet taken.
+pub const ICE_EVENTS: usize = 64;
+/// A check or its answer; ours are under 120 bytes.
+pub const ICE_STUN_BYTES: usize = 1280;
+/// Transactions of all links that wait for an answer.
+pub const STUN_TRANSACTIONS: usize = 8192;
