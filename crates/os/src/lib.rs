@@ -1,1 +1,29 @@
+//! Everything that touches the operating system: NICs, UDP sockets, interfaces and routes, the
+//! system resolver, Unix sockets, files for secrets, signals, privileges.
+//!
+//! All calls block; there is no runtime and no thread inside. This is the only crate with `unsafe`
+//! and with `cfg(target_os)`. Linux is implemented; elsewhere every entry point returns
+//! [`Error::NotSupported`]. It knows nothing of networks, peers or keys.
 
+#![allow(unsafe_code)]
+#![warn(missing_docs)]
+
+mod error;
+mod net;
+mod netlink;
+pub mod netns;
+mod nic;
+mod prefix;
+mod udp;
+mod wake;
+mod watch;
+
+pub use error::{Error, FileFault};
+pub use net::{
+    Interface, InterfaceAddress, Route, default_gateways, default_sources, interfaces, routes, source_towards,
+};
+pub use nic::{Cut, Nic, NicConfig, NicKind, Offload, PartialChecksum, VNET_HEADER, VnetError, VnetHeader};
+pub use prefix::{Prefix, PrefixParseError};
+pub use udp::{Batch, BufferSizes, Datagram, Family, SEND_WAIT, UdpConfig, UdpCounts, UdpSockets, is_too_big};
+pub use wake::{MAX_WAIT, Ready, Waker, wait_readable};
+pub use watch::{Changes, Watcher};

@@ -1,0 +1,396 @@
+//! Network interfaces of our own (TUN and TAP).
+//!
+//! A NIC vanishes with its last descriptor, also after `kill -9`. Reads and writes block; a [`Waker`]
+//! ends a blocked read. Addresses and routes are set in the network namespace that the NIC was
+//! created in, whichever thread asks.
+
+mod device;
+mod vnet;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+pub use vnet::{Cut, PartialChecksum, VNET_HEADER, VnetError, VnetHeader};
+
+use crate::net::{link_up_request, octets};
+use crate::netlink::{Netlink, Request};
+use crate::wake::{wait_or_woken, wait_writable};
+use crate::{Error, Prefix, Waker};
+
+/// What a NIC carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NicKind {
+    /// IP frames.
+    Tun,
+    /// Ethernet frames.
+    Tap,
+}
+
+/// How to make a NIC.
+#[derive(Debug, Clone)]
+pub struct NicConfig {
+    /// Its name; without one the kernel picks `ipop0`, `ipop1`, ...
+    pub name: Option<String>,
+    /// What it carries.
+    pub kind: NicKind,
+    /// The largest IP frame in bytes (an Ethernet header comes on top).
+    pub mtu: u16,
+    /// Exchange super-frames with the kernel; see [`Nic::recv_super`].
+    pub offload: bool,
+    /// Allow [`Nic::another_queue`].
+    pub queues: bool,
+}
+
+impl NicConfig {
+    /// An unnamed NIC with MTU 1400, one queue, no offload.
+    pub fn new(kind: NicKind) -> NicConfig {
+        NicConfig {
+            name: None,
+            kind,
+            mtu: 1400,
+            offload: false,
+            queues: false,
+        }
+    }
+}
+
+/// What the kernel leaves to us (and takes from us) on a NIC with offload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offload {
+    /// Frames carry a [`VnetHeader`].
+    pub header: bool,
+    /// Checksums may be unfinished, and TCP segments come joined.
+    pub tcp: bool,
+    /// UDP datagrams come joined, too (Linux 6.2).
+    pub udp: bool,
+}
+
+/// One queue of a network interface. Clones share it; any number of threads may use it.
+#[derive(Clone)]
+pub struct Nic(Arc<Inner>);
+
+struct Inner {
+    queue: OwnedFd,
+    device: Arc<Device>,
+    waker: Waker,
+}
+
+/// What all queues of an interface share.
+struct Device {
+    name: String,
+    kind: NicKind,
+    offload: Offload,
+    queues: bool,
+    /// Its number and a netlink socket in its namespace; the ends of a `pair` have none.
+    kernel: Option<(u32, Mutex<Netlink>)>,
+}
+
+/// How long a write waits for room, which only the ends of a `pair` lack.
+const SEND_WAIT: Duration = Duration::from_secs(1);
+
+impl Nic {
+    /// Makes an interface in the calling thread's network namespace. It is down and has no address.
+    pub fn create(config: &NicConfig) -> Result<Nic, Error> {
+        let opened = device::create(config)?;
+        let device = Device {
+            name: opened.name,
+            kind: config.kind,
+            offload: opened.offload,
+            queues: config.queues,
+            kernel: None,
+        };
+        let doing = format!("set up interface {}", device.name);
+        let netlink = Netlink::open().map_err(|e| Error::system(&doing, e))?;
+        let index = crate::net::index_of(&device.name)?
+            .ok_or_else(|| Error::system(&doing, io::Error::from(io::ErrorKind::NotFound)))?;
+        let device = Device {
+            kernel: Some((index, Mutex::new(netlink))),
+            ..device
+        };
+        let nic = Nic::over(opened.queue, Arc::new(device))?;
+        nic.set_mtu(config.mtu)?;
+        Ok(nic)
+    }
+
+    /// Two ends of a wire in memory: what one sends the other receives. They have no addresses, no
+    /// routes and no place in the kernel.
+    pub fn pair(kind: NicKind) -> Result<(Nic, Nic), Error> {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+            .map_err(|e| Error::system("make a pair of NICs", e))?;
+        let end = |name: &str| Device {
+            name: name.to_owned(),
+            kind,
+            offload: Offload::default(),
+            queues: false,
+            kernel: None,
+        };
+        Ok((
+            Nic::over(a, Arc::new(end("pair0")))?,
+            Nic::over(b, Arc::new(end("pair1")))?,
+        ))
+    }
+
+    /// Another queue of the same interface: the kernel spreads flows over all of them.
+    pub fn another_queue(&self) -> Result<Nic, Error> {
+        let device = &self.0.device;
+        if !device.queues {
+            return Err(Error::NotSupported {
+                what: "a second queue of a NIC made for one",
+            });
+        }
+        let queue = device::attach(&device.name, device.kind, device.offload)?;
+        Nic::over(queue, Arc::clone(device))
+    }
+
+    /// Removes the persistent, unused TUN or TAP interface of this name, if there is one. An
+    /// interface that is in use, or is of another kind, is an error and stays.
+    pub fn remove_stale(name: &str) -> Result<bool, Error> {
+        if crate::net::index_of(name)?.is_none() {
+            return Ok(false);
+        }
+        device::remove(name).map(|()| true)
+    }
+
+    fn over(queue: OwnedFd, device: Arc<Device>) -> Result<Nic, Error> {
+        let waker = Waker::new().map_err(|e| Error::system("make a waker for a NIC", e))?;
+        Ok(Nic(Arc::new(Inner { queue, device, waker })))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.0.device.name
+    }
+
+    /// Its number; `None` for an end of a `pair`.
+    pub fn index(&self) -> Option<u32> {
+        self.0.device.kernel.as_ref().map(|(index, _)| *index)
+    }
+
+    /// What it carries.
+    pub fn kind(&self) -> NicKind {
+        self.0.device.kind
+    }
+
+    /// What the kernel accepted of the offload asked for.
+    pub fn offload(&self) -> Offload {
+        self.0.device.offload
+    }
+
+    /// Ends a blocked `recv` of this queue.
+    pub fn waker(&self) -> Waker {
+        self.0.waker.clone()
+    }
+
+    /// Waits for a frame and gives its length. A frame longer than `buffer` is cut. The error is of
+    /// kind `Interrupted` when woken.
+    pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.0.device.offload.header {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "this NIC has offload: use recv_super",
+            ));
+        }
+        self.read(buffer)
+    }
+
+    /// Gives a frame to the host.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        if self.0.device.offload.header {
+            return self.write(&[&VnetHeader::default().to_bytes(), frame]);
+        }
+        self.write(&[frame])
+    }
+
+    /// Like `recv`, of a NIC with offload: a [`VnetHeader`], then a frame of up to 64 KB to be cut.
+    pub fn recv_super(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.need_header()?;
+        self.read(buffer)
+    }
+
+    /// Like `send`, of a NIC with offload: a [`VnetHeader`], then the frame it describes.
+    pub fn send_super(&self, bytes: &[u8]) -> io::Result<()> {
+        self.need_header()?;
+        self.write(&[bytes])
+    }
+
+    fn need_header(&self) -> io::Result<()> {
+        if self.0.device.offload.header {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this NIC has no offload: use recv and send",
+        ))
+    }
+
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.0.waker.check()?;
+            match rustix::io::read(&self.0.queue, &mut *buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(length) => return Ok(length),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    wait_or_woken(self.0.queue.as_fd(), &self.0.waker, None)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn write(&self, parts: &[&[u8]]) -> io::Result<()> {
+        let mut slices = [io::IoSlice::new(&[]); 2];
+        for (slice, part) in slices.iter_mut().zip(parts) {
+            *slice = io::IoSlice::new(part);
+        }
+        loop {
+            match rustix::io::writev(&self.0.queue, &slices[..parts.len()]) {
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    if !wait_writable(self.0.queue.as_fd(), SEND_WAIT)? {
+                        return Err(io::ErrorKind::WouldBlock.into());
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for Nic {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.queue.as_fd()
+    }
+}
+
+/// Settings in the kernel.
+impl Nic {
+    /// Switches the interface on, with this MTU.
+    pub fn set_up(&self, mtu: u16) -> Result<(), Error> {
+        self.change("switch on", |index| {
+            link_up_request(index).attribute(libc::IFLA_MTU, &u32::from(mtu).to_ne_bytes())
+        })
+    }
+
+    /// Changes the MTU.
+    pub fn set_mtu(&self, mtu: u16) -> Result<(), Error> {
+        self.change(&format!("set MTU {mtu} of"), |index| {
+            let mut body = [0; 16];
+            body[4..8].copy_from_slice(&index.to_ne_bytes());
+            Request::new(libc::RTM_NEWLINK, 0, &body).attribute(libc::IFLA_MTU, &u32::from(mtu).to_ne_bytes())
+        })
+    }
+
+    /// Sets the Ethernet address of a TAP.
+    pub fn set_ethernet_address(&self, address: [u8; 6]) -> Result<(), Error> {
+        self.change("set the Ethernet address of", |index| {
+            let mut body = [0; 16];
+            body[4..8].copy_from_slice(&index.to_ne_bytes());
+            Request::new(libc::RTM_NEWLINK, 0, &body).attribute(libc::IFLA_ADDRESS, &address)
+        })
+    }
+
+    /// Adds an address and, with it, the route to its subnet. One that is already there is fine.
+    pub fn add_address(&self, address: Prefix) -> Result<(), Error> {
+        let flags = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
+        self.change(&format!("add address {address} to"), |index| {
+            address_request(libc::RTM_NEWADDR, flags, index, address)
+        })
+    }
+
+    /// Takes an address away. One that is not there is fine.
+    pub fn remove_address(&self, address: Prefix) -> Result<(), Error> {
+        let gone = self.change(&format!("remove address {address} from"), |index| {
+            address_request(libc::RTM_DELADDR, 0, index, address)
+        });
+        forgive(gone, &[libc::EADDRNOTAVAIL])
+    }
+
+    /// Leads a prefix into this interface. Replaces a route of ours to the same prefix.
+    pub fn add_route(&self, destination: Prefix) -> Result<(), Error> {
+        let flags = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
+        self.change(&format!("route {destination} to"), |index| {
+            route_request(libc::RTM_NEWROUTE, flags, index, destination)
+        })
+    }
+
+    /// Ends that. A route that is not there is fine.
+    pub fn remove_route(&self, destination: Prefix) -> Result<(), Error> {
+        let gone = self.change(&format!("take route {destination} from"), |index| {
+            route_request(libc::RTM_DELROUTE, 0, index, destination)
+        });
+        forgive(gone, &[libc::ESRCH, libc::ENOENT])
+    }
+
+    fn change(&self, doing: &str, request: impl FnOnce(u32) -> Request) -> Result<(), Error> {
+        let Some((index, netlink)) = &self.0.device.kernel else {
+            return Err(Error::NotSupported {
+                what: "changing settings of a NIC in memory",
+            });
+        };
+        let mut netlink = netlink.lock().unwrap_or_else(PoisonError::into_inner);
+        netlink
+            .change(request(*index))
+            .map_err(|e| Error::net_admin(format!("{doing} interface {}", self.name()), e))
+    }
+}
+
+fn address_request(kind: u16, flags: u16, index: u32, address: Prefix) -> Request {
+    let mut body = [0; 8];
+    body[0] = family(address);
+    body[1] = address.length();
+    // Our own network has no duplicates to detect, and waiting a second would keep the address from use.
+    body[2] = if address.address().is_ipv6() {
+        libc::IFA_F_NODAD as u8
+    } else {
+        0
+    };
+    body[4..8].copy_from_slice(&index.to_ne_bytes());
+    let octets = octets(address.address());
+    Request::new(kind, flags, &body)
+        .attribute(libc::IFA_LOCAL, &octets)
+        .attribute(libc::IFA_ADDRESS, &octets)
+}
+
+fn route_request(kind: u16, flags: u16, index: u32, destination: Prefix) -> Request {
+    let destination = destination.network();
+    let mut body = [0; 12];
+    body[0] = family(destination);
+    body[1] = destination.length();
+    body[4] = libc::RT_TABLE_MAIN;
+    body[5] = libc::RTPROT_STATIC;
+    body[6] = if destination.address().is_ipv4() {
+        libc::RT_SCOPE_LINK
+    } else {
+        libc::RT_SCOPE_UNIVERSE
+    };
+    body[7] = libc::RTN_UNICAST;
+    Request::new(kind, flags, &body)
+        .attribute(libc::RTA_DST, &octets(destination.address()))
+        .attribute(libc::RTA_OIF, &index.to_ne_bytes())
+}
+
+fn family(prefix: Prefix) -> u8 {
+    if prefix.address().is_ipv4() {
+        libc::AF_INET as u8
+    } else {
+        libc::AF_INET6 as u8
+    }
+}
+
+fn forgive(outcome: Result<(), Error>, codes: &[i32]) -> Result<(), Error> {
+    match outcome {
+        Err(Error::System { source, .. }) if source.raw_os_error().is_some_and(|c| codes.contains(&c)) => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,468 @@
+//! The UDP sockets that all links share: one for each address family, on the same port.
+//!
+//! Many datagrams move with one system call (GSO, GRO, `recvmmsg`). Each datagram tells which of our
+//! addresses it came to, and each send may choose its source. Nothing is fragmented: what is too
+//! large for the way is an error (`EMSGSIZE`), which [`is_too_big`] recognises.
+
+mod batch;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use quinn_udp::{Transmit, UdpSocketState};
+use socket2::{Domain, Protocol, Socket, Type};
+
+pub use batch::{Batch, Datagram};
+
+use crate::wake::{wait_readable, wait_writable};
+use crate::{Error, Waker};
+
+/// How to open the sockets.
+#[derive(Debug, Clone)]
+pub struct UdpConfig {
+    /// The wanted port; 0 lets the kernel pick one.
+    pub port: u16,
+    /// A mark for policy routing (SO_MARK), by which a rule can keep our own datagrams out of our own NIC.
+    pub mark: Option<u32>,
+    /// The wanted size of each buffer in the kernel, in bytes.
+    pub buffer: usize,
+}
+
+impl Default for UdpConfig {
+    /// Any port, no mark, 7 MB (what one second at 56 Mbit/s, or 5 ms at 10 Gbit/s, brings).
+    fn default() -> UdpConfig {
+        UdpConfig {
+            port: 0,
+            mark: None,
+            buffer: 7 << 20,
+        }
+    }
+}
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// Both sockets, or the one that this host has.
+pub struct UdpSockets {
+    v4: Result<FamilySocket, io::Error>,
+    v6: Result<FamilySocket, io::Error>,
+    port: u16,
+    waker: Waker,
+    counts: Counters,
+}
+
+struct FamilySocket {
+    socket: Socket,
+    state: UdpSocketState,
+    /// Segments that one send may have; 1 after the device has refused GSO. quinn-udp's own figure is
+    /// not used: it falls to 1 for good also when only the source address was wrong.
+    max_segments: AtomicUsize,
+    buffers: BufferSizes,
+}
+
+/// What the kernel granted, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BufferSizes {
+    /// For datagrams that wait to be received.
+    pub receive: usize,
+    /// For datagrams that wait to leave.
+    pub send: usize,
+}
+
+/// What went wrong and was survived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UdpCounts {
+    /// Errors that the network reported while receiving (ICMP), which concern single datagrams.
+    pub receive_errors: u64,
+    /// Sends that failed; the caller got the error, too.
+    pub send_errors: u64,
+    /// Batches that were sent again one by one because GSO failed.
+    pub gso_failures: u64,
+    /// Sends given up because the kernel had no room for [`SEND_WAIT`].
+    pub send_full: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    receive_errors: AtomicU64,
+    send_errors: AtomicU64,
+    gso_failures: AtomicU64,
+    send_full: AtomicU64,
+}
+
+/// How long a send waits for room in the kernel. Long enough to be back pressure for a sender of
+/// frames, short enough that a stalled device does not hold up a thread that does other things.
+pub const SEND_WAIT: Duration = Duration::from_millis(100);
+
+/// So many bytes fit one IPv4 UDP send, GSO or not: 65535 less IP and UDP header.
+const MAX_SEND: usize = 65_507;
+/// Tries to find one port that is free for both families.
+const PORT_TRIES: usize = 16;
+
+impl UdpSockets {
+    /// Opens the sockets in the calling thread's network namespace. One family may be missing.
+    pub fn bind(config: &UdpConfig) -> Result<UdpSockets, Error> {
+        let waker = Waker::new().map_err(|e| Error::system("make a waker for UDP sockets", e))?;
+        let (v4, v6, port) = bind_both(config)?;
+        let prepare = |bound: io::Result<Socket>| bound.and_then(|socket| FamilySocket::new(socket, config));
+        let (v4, v6) = match (prepare(v4), prepare(v6)) {
+            (Err(ipv4), Err(ipv6)) => return Err(Error::NoAddressFamily { ipv4, ipv6 }),
+            some => some,
+        };
+        Ok(UdpSockets {
+            v4,
+            v6,
+            port,
+            waker,
+            counts: Counters::default(),
+        })
+    }
+
+    /// The port, the same for both families.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Why a family is missing; `None` when it is there.
+    pub fn missing(&self, family: Family) -> Option<&io::Error> {
+        self.socket(family).as_ref().err()
+    }
+
+    /// Buffer sizes in the kernel, of a family that is there.
+    pub fn buffers(&self, family: Family) -> Option<BufferSizes> {
+        self.socket(family).as_ref().ok().map(|s| s.buffers)
+    }
+
+    /// How many datagrams one `send_segments` hands to the kernel at once; 1 without GSO.
+    pub fn max_segments(&self, family: Family) -> usize {
+        self.socket(family)
+            .as_ref()
+            .map_or(1, |s| s.max_segments.load(Ordering::Relaxed))
+    }
+
+    /// Ends a blocked `recv_batch`.
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// The descriptor of a family that is there, for waiting on several things at once.
+    pub fn descriptor(&self, family: Family) -> Option<BorrowedFd<'_>> {
+        self.socket(family).as_ref().ok().map(|s| s.socket.as_fd())
+    }
+
+    /// What went wrong so far.
+    pub fn counts(&self) -> UdpCounts {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        UdpCounts {
+            receive_errors: get(&self.counts.receive_errors),
+            send_errors: get(&self.counts.send_errors),
+            gso_failures: get(&self.counts.gso_failures),
+            send_full: get(&self.counts.send_full),
+        }
+    }
+
+    /// Waits for datagrams of either family and fills `batch`. Gives `false` when the time is over,
+    /// an error of kind `Interrupted` when woken. Several threads may call it, each with its batch.
+    pub fn recv_batch(&self, batch: &mut Batch, timeout: Option<Duration>) -> io::Result<bool> {
+        batch.clear();
+        loop {
+            self.waker.check()?;
+            for family in batch.order() {
+                if self.try_recv(family, batch)? {
+                    return Ok(true);
+                }
+            }
+            if !self.wait(timeout)? {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn try_recv(&self, family: Family, batch: &mut Batch) -> io::Result<bool> {
+        let Ok(socket) = self.socket(family) else {
+            return Ok(false);
+        };
+        match batch.fill(family, self.port, |slices, meta| {
+            socket.state.recv((&socket.socket).into(), slices, meta)
+        }) {
+            Ok(()) => Ok(!batch.is_empty()),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(e) if is_passing(&e) => {
+                count(&self.counts.receive_errors);
+                Ok(false)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<bool> {
+        let v4 = self.descriptor(Family::V4);
+        let v6 = self.descriptor(Family::V6);
+        let all: Vec<BorrowedFd<'_>> = [Some(self.waker.as_fd()), v4, v6].into_iter().flatten().collect();
+        Ok(!wait_readable(&all, timeout)?.is_empty())
+    }
+
+    /// Sends one datagram, from `source` (one of our addresses) or from what routing picks.
+    pub fn send(&self, source: Option<IpAddr>, remote: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        let socket = self.towards(remote)?;
+        let sent = socket.send(source, remote, bytes, None);
+        self.note_send(sent)
+    }
+
+    /// Sends `bytes` as datagrams of `segment_size` bytes each (the last may be shorter), with as few
+    /// system calls as possible. On an error some of the first may have left.
+    pub fn send_segments(
+        &self,
+        source: Option<IpAddr>,
+        remote: SocketAddr,
+        bytes: &[u8],
+        segment_size: usize,
+    ) -> io::Result<()> {
+        if segment_size == 0 || segment_size > MAX_SEND {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a segment has 1 to 65507 bytes",
+            ));
+        }
+        let socket = self.towards(remote)?;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let segments = socket.max_segments.load(Ordering::Relaxed).min(MAX_SEND / segment_size);
+            let (now, later) = rest.split_at(rest.len().min(segments * segment_size));
+            let sent = self.send_some(socket, source, remote, now, segment_size);
+            self.note_send(sent)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Sends what fits one call; one by one where GSO fails.
+    fn send_some(
+        &self,
+        socket: &FamilySocket,
+        source: Option<IpAddr>,
+        remote: SocketAddr,
+        bytes: &[u8],
+        segment_size: usize,
+    ) -> io::Result<()> {
+        if bytes.len() <= segment_size {
+            return socket.send(source, remote, bytes, None);
+        }
+        match socket.send(source, remote, bytes, Some(segment_size)) {
+            Err(error) if may_be_gso(&error) => {}
+            sent => return sent,
+        }
+        for (position, segment) in bytes.chunks(segment_size).enumerate() {
+            socket.send(source, remote, segment, None)?;
+            // The address was not at fault, so GSO was.
+            if position == 0 {
+                socket.max_segments.store(1, Ordering::Relaxed);
+                count(&self.counts.gso_failures);
+                tracing::warn!("the network device refuses UDP segmentation: sending datagrams one by one");
+            }
+        }
+        Ok(())
+    }
+
+    fn note_send(&self, sent: io::Result<()>) -> io::Result<()> {
+        if let Err(error) = &sent {
+            let full = error.kind() == io::ErrorKind::WouldBlock;
+            count(if full {
+                &self.counts.send_full
+            } else {
+                &self.counts.send_errors
+            });
+        }
+        sent
+    }
+
+    fn towards(&self, remote: SocketAddr) -> io::Result<&FamilySocket> {
+        let family = if remote.is_ipv4() { Family::V4 } else { Family::V6 };
+        self.socket(family).as_ref().map_err(|missing| {
+            let sentence = format!("this host has no {family:?} socket: {missing}");
+            io::Error::new(io::ErrorKind::Unsupported, sentence)
+        })
+    }
+
+    fn socket(&self, family: Family) -> &Result<FamilySocket, io::Error> {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+}
+
+impl FamilySocket {
+    fn new(socket: Socket, config: &UdpConfig) -> io::Result<FamilySocket> {
+        let state = UdpSocketState::new((&socket).into())?;
+        // quinn-udp asks for a time stamp on each datagram; nobody here reads it. Failing is harmless.
+        let _ = set_option(&socket, libc::SO_TIMESTAMPNS, 0);
+        if let Some(mark) = config.mark {
+            socket.set_mark(mark)?;
+        }
+        let buffers = set_buffers(&socket, config.buffer)?;
+        let max_segments = AtomicUsize::new(state.max_gso_segments());
+        Ok(FamilySocket {
+            socket,
+            state,
+            max_segments,
+            buffers,
+        })
+    }
+
+    fn send(
+        &self,
+        source: Option<IpAddr>,
+        remote: SocketAddr,
+        bytes: &[u8],
+        segment_size: Option<usize>,
+    ) -> io::Result<()> {
+        let transmit = Transmit {
+            destination: remote,
+            ecn: None,
+            contents: bytes,
+            segment_size,
+            src_ip: source,
+        };
+        loop {
+            match self.state.try_send((&self.socket).into(), &transmit) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if !wait_writable(self.socket.as_fd(), SEND_WAIT)? {
+                        return Err(e);
+                    }
+                }
+                sent => return sent,
+            }
+        }
+    }
+}
+
+/// Whether a send failed because the datagram is larger than the way allows.
+pub fn is_too_big(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMSGSIZE)
+}
+
+/// EMSGSIZE is not among them: with GSO it means that a single segment is too large.
+fn may_be_gso(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EOPNOTSUPP))
+}
+
+/// Errors that concern some earlier datagram, or a moment without network, and not the socket.
+fn is_passing(error: &io::Error) -> bool {
+    let passing = [
+        libc::ECONNREFUSED,
+        libc::ECONNRESET,
+        libc::EHOSTUNREACH,
+        libc::ENETUNREACH,
+        libc::ENETDOWN,
+        libc::EHOSTDOWN,
+        libc::EACCES,
+        libc::EPERM,
+        libc::EMSGSIZE,
+        libc::ENOBUFS,
+        libc::EPROTO,
+    ];
+    error.raw_os_error().is_some_and(|code| passing.contains(&code))
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+type Bound = (io::Result<Socket>, io::Result<Socket>, u16);
+
+/// Binds IPv6 first (its port for both); with any port allowed, a port taken for IPv4 means another try.
+fn bind_both(config: &UdpConfig) -> Result<Bound, Error> {
+    for _ in 0..PORT_TRIES {
+        let v6 = bind_one(Ipv6Addr::UNSPECIFIED.into(), config.port);
+        let port = match v6.as_ref().map(port_of) {
+            Ok(port) => port,
+            Err(e) if is_refusal(e) => return Err(port_error(config.port, &v6)),
+            Err(_) => config.port,
+        };
+        let v4 = bind_one(Ipv4Addr::UNSPECIFIED.into(), port);
+        match v4.as_ref().map(port_of) {
+            Ok(port) => return Ok((v4, v6, port)),
+            Err(e) if is_refusal(e) && config.port != 0 => return Err(port_error(config.port, &v4)),
+            Err(e) if is_refusal(e) => continue,
+            Err(_) => return Ok((v4, v6, port)),
+        }
+    }
+    Err(Error::PortInUse { port: config.port })
+}
+
+fn bind_one(address: IpAddr, port: u16) -> io::Result<Socket> {
+    let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&SocketAddr::new(address, port).into())?;
+    Ok(socket)
+}
+
+fn port_of(socket: &Socket) -> u16 {
+    socket
+        .local_addr()
+        .ok()
+        .and_then(|a| a.as_socket())
+        .map_or(0, |a| a.port())
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied)
+}
+
+fn port_error(port: u16, refused: &io::Result<Socket>) -> Error {
+    match refused {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Error::PortNotPermitted { port },
+        _ => Error::PortInUse { port },
+    }
+}
+
+/// Past the system-wide limit where we may, else up to it.
+fn set_buffers(socket: &Socket, bytes: usize) -> io::Result<BufferSizes> {
+    let wanted = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    if set_option(socket, libc::SO_RCVBUFFORCE, wanted).is_err() {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    if set_option(socket, libc::SO_SNDBUFFORCE, wanted).is_err() {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    // The kernel reports twice what was set: the second half is for its own bookkeeping (socket(7)).
+    Ok(BufferSizes {
+        receive: socket.recv_buffer_size()? / 2,
+        send: socket.send_buffer_size()? / 2,
+    })
+}
+
+fn set_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel reads `length` bytes of `value`, which outlives the call.
+    let outcome = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw const value).cast(),
+            length,
+        )
+    };
+    if outcome < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

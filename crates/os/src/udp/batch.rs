@@ -1,0 +1,116 @@
+//! Buffers for many received datagrams.
+
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use quinn_udp::RecvMeta;
+
+use super::Family;
+
+/// GRO joins datagrams to at most this many bytes.
+const BUFFER: usize = 65_535;
+/// After so many batches from one family the other is looked at first.
+const STREAK: u32 = 16;
+
+/// Buffers of one receiving thread. Memory is touched only as far as datagrams fill it.
+pub struct Batch {
+    memory: Vec<u8>,
+    meta: Vec<RecvMeta>,
+    filled: usize,
+    /// The family of the last batch, asked first while it has more.
+    family: Family,
+    port: u16,
+    streak: u32,
+}
+
+/// A received datagram.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Datagram<'a> {
+    /// Our address that it came to; unspecified where the kernel did not tell.
+    pub local: SocketAddr,
+    /// Who sent it.
+    pub remote: SocketAddr,
+    /// Its bytes.
+    pub bytes: &'a mut [u8],
+}
+
+impl Batch {
+    /// With so many buffers (at least one, at most 32 of use) of 64 KB each.
+    pub fn new(buffers: usize) -> Batch {
+        let buffers = buffers.clamp(1, quinn_udp::BATCH_SIZE);
+        Batch {
+            memory: vec![0; buffers * BUFFER],
+            meta: vec![RecvMeta::default(); buffers],
+            filled: 0,
+            family: Family::V4,
+            port: 0,
+            streak: 0,
+        }
+    }
+
+    /// Whether it holds no datagram.
+    pub fn is_empty(&self) -> bool {
+        self.filled == 0
+    }
+
+    /// The datagrams, in the order of their arrival.
+    pub fn datagrams(&mut self) -> impl Iterator<Item = Datagram<'_>> {
+        let (family, port) = (self.family, self.port);
+        let buffers = self.memory.chunks_mut(BUFFER).zip(&self.meta[..self.filled]);
+        buffers.flat_map(move |(buffer, meta)| {
+            let local = local_address(family, port, meta);
+            let remote = meta.addr;
+            let bytes = &mut buffer[..meta.len.min(BUFFER)];
+            bytes
+                .chunks_mut(meta.stride.max(1))
+                .map(move |bytes| Datagram { local, remote, bytes })
+        })
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.filled = 0;
+    }
+
+    /// The families in the order to try them: the busy one first, but not for ever.
+    pub(super) fn order(&mut self) -> [Family; 2] {
+        if self.streak >= STREAK {
+            self.streak = 0;
+            self.family = other(self.family);
+        }
+        [self.family, other(self.family)]
+    }
+
+    pub(super) fn fill(
+        &mut self,
+        family: Family,
+        port: u16,
+        receive: impl FnOnce(&mut [IoSliceMut<'_>], &mut [RecvMeta]) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        let mut slices = [const { None::<&mut [u8]> }; quinn_udp::BATCH_SIZE];
+        for (slice, buffer) in slices.iter_mut().zip(self.memory.chunks_mut(BUFFER)) {
+            *slice = Some(buffer);
+        }
+        let mut slices = slices.map(|slice| IoSliceMut::new(slice.unwrap_or_default()));
+        let buffers = self.meta.len();
+        self.filled = receive(&mut slices[..buffers], &mut self.meta)?;
+        self.streak = if family == self.family { self.streak + 1 } else { 1 };
+        self.family = family;
+        self.port = port;
+        Ok(())
+    }
+}
+
+fn other(family: Family) -> Family {
+    match family {
+        Family::V4 => Family::V6,
+        Family::V6 => Family::V4,
+    }
+}
+
+fn local_address(family: Family, port: u16, meta: &RecvMeta) -> SocketAddr {
+    let any: IpAddr = match family {
+        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    SocketAddr::new(meta.dst_ip.unwrap_or(any), port)
+}

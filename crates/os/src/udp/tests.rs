@@ -1,0 +1,245 @@
+use std::collections::BTreeMap;
+use std::net::UdpSocket;
+use std::thread;
+
+use super::*;
+use crate::netns::run_in_new;
+
+fn open() -> UdpSockets {
+    UdpSockets::bind(&UdpConfig::default()).unwrap()
+}
+
+fn loopback(family: Family, port: u16) -> SocketAddr {
+    match family {
+        Family::V4 => (Ipv4Addr::LOCALHOST, port).into(),
+        Family::V6 => (Ipv6Addr::LOCALHOST, port).into(),
+    }
+}
+
+/// (local, remote, length, first byte) of the next `count` datagrams.
+fn collect(sockets: &UdpSockets, count: usize) -> Vec<(SocketAddr, SocketAddr, usize, u8)> {
+    let mut batch = Batch::new(4);
+    let mut all = Vec::new();
+    while all.len() < count {
+        assert!(sockets.recv_batch(&mut batch, None).unwrap());
+        all.extend(
+            batch
+                .datagrams()
+                .map(|d| (d.local, d.remote, d.bytes.len(), d.bytes[0])),
+        );
+    }
+    all
+}
+
+#[test]
+fn both_families_share_a_port_and_tell_both_addresses() {
+    run_in_new(|| {
+        let (a, b) = (open(), open());
+        assert!(a.missing(Family::V4).is_none() && a.missing(Family::V6).is_none());
+        for family in [Family::V4, Family::V6] {
+            let (from, to) = (loopback(family, a.port()), loopback(family, b.port()));
+            a.send(None, to, b"hello").unwrap();
+            assert_eq!(collect(&b, 1), [(to, from, 5, b'h')]);
+            b.send(Some(to.ip()), from, b"answer").unwrap();
+            assert_eq!(collect(&a, 1), [(from, to, 6, b'a')]);
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_batch_of_segments_arrives_as_the_same_datagrams() {
+    run_in_new(|| {
+        let (a, b) = (open(), open());
+        for family in [Family::V4, Family::V6] {
+            assert_eq!(a.max_segments(family), 64);
+            let to = loopback(family, b.port());
+            // More than one send holds: 150 segments, the last a short one.
+            let bytes: Vec<u8> = (0..150u32).flat_map(|i| vec![i as u8; 1200]).chain([150; 7]).collect();
+            a.send_segments(None, to, &bytes, 1200).unwrap();
+            let found = collect(&b, 151);
+            let expected: Vec<_> = (0..=150u8).map(|i| (if i == 150 { 7 } else { 1200 }, i)).collect();
+            assert_eq!(found.iter().map(|d| (d.2, d.3)).collect::<Vec<_>>(), expected);
+            assert!(found.iter().all(|d| d.0 == to && d.1 == loopback(family, a.port())));
+        }
+        assert_eq!(a.counts(), UdpCounts::default());
+    })
+    .unwrap();
+}
+
+#[test]
+fn the_source_address_can_be_chosen() {
+    run_in_new(|| {
+        let (a, b) = (open(), open());
+        let to = loopback(Family::V4, b.port());
+        for last in [1, 9, 200] {
+            let source: IpAddr = Ipv4Addr::new(127, 0, 0, last).into();
+            a.send(Some(source), to, b"x").unwrap();
+            assert_eq!(collect(&b, 1)[0].1, SocketAddr::new(source, a.port()));
+        }
+        let other = SocketAddr::new(Ipv4Addr::new(127, 0, 0, 77).into(), b.port());
+        a.send(None, other, b"x").unwrap();
+        assert_eq!(collect(&b, 1)[0].0, other);
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_wrong_source_address_is_an_error_and_segmentation_stays_on() {
+    run_in_new(|| {
+        let (a, b) = (open(), open());
+        let sources = [(Family::V4, "192.0.2.1"), (Family::V6, "2001:db8::1")];
+        for (family, source) in sources {
+            let to = loopback(family, b.port());
+            assert!(a.send_segments(source.parse().ok(), to, &[1; 3000], 1000).is_err());
+            assert_eq!(a.max_segments(family), 64);
+            a.send_segments(None, to, &[2; 3000], 1000).unwrap();
+            assert_eq!(collect(&b, 3).iter().map(|d| d.3).collect::<Vec<_>>(), [2; 3]);
+        }
+        assert_eq!((a.counts().gso_failures, a.counts().send_errors), (0, 2));
+    })
+    .unwrap();
+}
+
+#[test]
+fn segments_go_one_by_one_where_segmentation_fails() {
+    run_in_new(|| {
+        let (a, b) = (open(), open());
+        // Linux refuses (EIO) to segment for a socket that sends without checksums.
+        let v4 = a.v4.as_ref().unwrap();
+        set_option(&v4.socket, libc::SO_NO_CHECK, 1).unwrap();
+        a.send_segments(None, loopback(Family::V4, b.port()), &[3; 2500], 1000)
+            .unwrap();
+        assert_eq!(
+            collect(&b, 3).iter().map(|d| d.2).collect::<Vec<_>>(),
+            [1000, 1000, 500]
+        );
+        assert_eq!((a.counts().gso_failures, a.max_segments(Family::V4)), (1, 1));
+        a.send_segments(None, loopback(Family::V4, b.port()), &[3; 2500], 1000)
+            .unwrap();
+        assert_eq!(collect(&b, 3).len(), 3);
+        assert_eq!(a.max_segments(Family::V6), 64);
+    })
+    .unwrap();
+}
+
+#[test]
+fn too_big_for_the_way_is_an_error_and_never_a_fragment() {
+    run_in_new(|| {
+        let nic = crate::Nic::create(&crate::NicConfig::new(crate::NicKind::Tun)).unwrap();
+        nic.add_address("10.77.0.1/24".parse().unwrap()).unwrap();
+        nic.add_address("fd00:77::1/64".parse().unwrap()).unwrap();
+        nic.set_up(1280).unwrap();
+        let sockets = open();
+        for (to, headers) in [("10.77.0.2:9", 28), ("[fd00:77::2]:9", 48)] {
+            let to = to.parse().unwrap();
+            sockets.send(None, to, &vec![0; 1280 - headers]).unwrap();
+            let refusal = sockets.send(None, to, &vec![0; 1281 - headers]).unwrap_err();
+            assert!(is_too_big(&refusal), "{refusal}");
+        }
+        assert!(!is_too_big(&io::ErrorKind::WouldBlock.into()));
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    run_in_new(|| {
+        for address in ["0.0.0.0:7777", "[::1]:7777"] {
+            let taken = UdpSocket::bind(address).unwrap();
+            let refusal = UdpSockets::bind(&UdpConfig {
+                port: 7777,
+                ..UdpConfig::default()
+            })
+            .err()
+            .unwrap();
+            assert!(matches!(refusal, Error::PortInUse { port: 7777 }), "{refusal}");
+            drop(taken);
+        }
+        assert_eq!(
+            UdpSockets::bind(&UdpConfig {
+                port: 7777,
+                ..UdpConfig::default()
+            })
+            .unwrap()
+            .port(),
+            7777
+        );
+    })
+    .unwrap();
+}
+
+#[test]
+fn unreachable_remotes_are_errors_of_that_send_only() {
+    run_in_new(|| {
+        let (a, b) = (open(), open());
+        assert!(a.send(None, "192.0.2.1:9".parse().unwrap(), b"x").is_err(), "no route");
+        assert!(
+            a.send(None, "[2001:db8::1]:9".parse().unwrap(), b"x").is_err(),
+            "no route"
+        );
+        a.send(None, loopback(Family::V4, 9), b"nobody listens there").unwrap();
+        a.send(None, loopback(Family::V4, b.port()), b"still fine").unwrap();
+        assert_eq!(collect(&b, 1)[0].2, 10);
+        b.send(None, loopback(Family::V4, a.port()), b"back").unwrap();
+        assert_eq!(collect(&a, 1)[0].2, 4);
+        assert_eq!(a.counts().send_errors, 2);
+    })
+    .unwrap();
+}
+
+#[test]
+fn receiving_ends_by_time_or_by_waking() {
+    run_in_new(|| {
+        let sockets = open();
+        let mut batch = Batch::new(1);
+        assert!(!sockets.recv_batch(&mut batch, Some(Duration::ZERO)).unwrap());
+        thread::scope(|scope| {
+            let woken = scope.spawn(|| sockets.recv_batch(&mut Batch::new(1), None).unwrap_err().kind());
+            sockets.waker().wake();
+            assert_eq!(woken.join().unwrap(), io::ErrorKind::Interrupted);
+        });
+        sockets.waker().clear();
+        assert!(!sockets.recv_batch(&mut batch, Some(Duration::ZERO)).unwrap());
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_busy_family_does_not_starve_the_other() {
+    run_in_new(|| {
+        let (a, b) = (open(), open());
+        for _ in 0..100 {
+            a.send(None, loopback(Family::V4, b.port()), &[4]).unwrap();
+        }
+        a.send(None, loopback(Family::V6, b.port()), &[6]).unwrap();
+        let mut batch = Batch::new(1);
+        let mut seen = BTreeMap::new();
+        for turn in 0..101 {
+            b.recv_batch(&mut batch, None).unwrap();
+            for datagram in batch.datagrams() {
+                seen.entry(datagram.bytes[0]).or_insert(turn);
+            }
+        }
+        assert!(seen[&6] < 50, "{seen:?}");
+    })
+    .unwrap();
+}
+
+#[test]
+fn buffers_and_marks_are_set() {
+    run_in_new(|| {
+        let config = UdpConfig {
+            mark: Some(0x1909),
+            ..UdpConfig::default()
+        };
+        let sockets = UdpSockets::bind(&config).unwrap();
+        for family in [Family::V4, Family::V6] {
+            let sizes = sockets.buffers(family).unwrap();
+            assert!(sizes.receive >= 7 << 20 && sizes.send >= 7 << 20, "{sizes:?}");
+            let socket = sockets.socket(family).as_ref().unwrap();
+            assert_eq!(socket.socket.mark().unwrap(), 0x1909);
+        }
+    })
+    .unwrap();
+}
