@@ -1,5 +1,18 @@
 //! Every bound of the crate with its reason.
 
+// Handshake and control messages.
+
+/// A signal's plaintext: an offer with all candidates is under 4 KiB, XMPP servers pass stanzas of 64 KiB at least.
+pub const SIGNAL_BYTES: usize = 16 * 1024;
+/// One control message over a link's stream: a membership log entry or a page of gossip is far smaller.
+pub const MESSAGE_BYTES: usize = 64 * 1024;
+/// Control messages of a link that wait for the peer's window; beyond it `send_message` says so.
+pub const MESSAGE_BACKLOG: usize = 256 * 1024;
+/// Control messages received that the caller has not polled; beyond it the stream's window closes.
+pub const MESSAGE_INBOX: usize = 256 * 1024;
+/// Datagrams longer than this are no handshake datagrams of ours, which are at most 1200 bytes and a tag.
+pub const HANDSHAKE_DATAGRAM: usize = 2048;
+
 // ICE.
 
 /// Candidates taken from one peer, and addresses learnt from its checks (RFC 8445 section 19: attack by candidates).
