@@ -11,9 +11,10 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 /// Ends every wait of the object it came from, now and later, until `clear`. Clones wake the same waits.
 ///
 /// A wait so ended returns an error of kind `Interrupted`.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Waker(Arc<Inner>);
 
+#[derive(Debug)]
 struct Inner {
     event: OwnedFd,
     /// Spares the fast path a system call for each frame.

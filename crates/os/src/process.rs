@@ -1,0 +1,208 @@
+//! What a process is allowed, what it uses, and with whom it ends.
+
+use std::io;
+
+use rustix::process::{Pid, Signal, getppid, parent_process_death_signal, set_parent_process_death_signal};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+
+use crate::{Error, Owner};
+
+/// Has the kernel end this process (SIGTERM) when its parent ends, and fails if the parent is gone
+/// already. `parent` is the number of the parent's process, which the parent passes on.
+///
+/// The kernel watches the parent's *thread* that made the child: make it in a thread that lasts.
+pub fn die_with_parent(parent: u32) -> Result<(), Error> {
+    set_parent_process_death_signal(Some(Signal::TERM))
+        .map_err(|e| Error::system("tie this process to its parent", e))?;
+    let now = getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
+    if now == Some(parent) {
+        return Ok(());
+    }
+    Err(Error::system(
+        "tie this process to its parent",
+        io::Error::other("the parent has ended"),
+    ))
+}
+
+/// Gives up every privilege for good: becomes `owner` with no other group, no capability, and no way
+/// to gain any by running other programs. Call it before threads are started.
+pub fn run_as_unprivileged(owner: Owner) -> Result<(), Error> {
+    let kept = |why: String| Error::PrivilegesKept { why };
+    if owner.uid == 0 || owner.gid == 0 {
+        return Err(kept("user or group 0 is the superuser's".to_owned()));
+    }
+    // The kernel forgets this when the user changes.
+    let tied = parent_process_death_signal().ok().flatten();
+    if rustix::process::geteuid().is_root() {
+        become_user(owner).map_err(|e| kept(e.to_string()))?;
+    }
+    if crate::own_identity() != owner {
+        return Err(kept(format!("only root can become user {}", owner.uid)));
+    }
+    let none = CapabilitySet::empty();
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: none,
+            permitted: none,
+            inheritable: none,
+        },
+    )
+    .and_then(|()| rustix::thread::set_no_new_privs(true))
+    .and_then(|()| set_parent_process_death_signal(tied))
+    .map_err(|e| kept(io::Error::from(e).to_string()))?;
+    // SAFETY: no pointers.
+    if unsafe { libc::setresuid(0, 0, 0) } == 0 {
+        return Err(kept("the superuser could be had back".to_owned()));
+    }
+    Ok(())
+}
+
+/// Whether this thread may make and change network interfaces.
+pub fn has_net_admin() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
+}
+
+/// The parent's process number.
+pub fn parent_process() -> Option<u32> {
+    getppid().map(Pid::as_raw_nonzero).map(|pid| pid.get().unsigned_abs())
+}
+
+/// The memory that this process occupies (resident set), in bytes.
+pub fn memory_in_use() -> Result<u64, Error> {
+    let failed = |e: io::Error| Error::system("read /proc/self/status", e);
+    let status = std::fs::read_to_string("/proc/self/status").map_err(failed)?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    let kibibytes = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    Ok(kibibytes.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))? * 1024)
+}
+
+/// The C library's calls and not the kernel's: they change all threads of the process.
+fn become_user(owner: Owner) -> io::Result<()> {
+    let check = |outcome: libc::c_int| {
+        if outcome < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    };
+    // SAFETY: an empty list may be null; no other pointers.
+    unsafe {
+        check(libc::setgroups(0, std::ptr::null()))?;
+        check(libc::setresgid(owner.gid, owner.gid, owner.gid))?;
+        check(libc::setresuid(owner.uid, owner.uid, owner.uid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    const ROLE: &str = "IPOP_OS_TEST_ROLE";
+
+    /// Runs one test of this binary again as another process, which does what its role says.
+    fn run_again(test: &str, role: &str) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", &format!("process::tests::{test}"), "--nocapture"])
+            .env(ROLE, role);
+        command
+    }
+
+    fn role() -> Option<String> {
+        std::env::var(ROLE).ok()
+    }
+
+    fn read_until(child: &mut Child, word: &str) {
+        let output = child.stdout.as_mut().unwrap();
+        let mut seen = Vec::new();
+        while !String::from_utf8_lossy(&seen).contains(word) {
+            let mut byte = [0];
+            assert_eq!(output.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&seen));
+            seen.push(byte[0]);
+        }
+    }
+
+    #[test]
+    fn the_unprivileged_have_nothing_left() {
+        let nobody = Owner {
+            uid: 65_534,
+            gid: 65_534,
+        };
+        if role().is_some() {
+            assert!(has_net_admin(), "these tests run as root");
+            set_parent_process_death_signal(Some(Signal::TERM)).unwrap();
+            let bystander = std::thread::spawn(|| {
+                std::thread::park();
+                std::fs::read_to_string("/proc/thread-self/status").unwrap()
+            });
+            run_as_unprivileged(nobody).unwrap();
+            assert!(!has_net_admin());
+            assert_eq!(crate::own_identity(), nobody);
+            assert_eq!(parent_process_death_signal().unwrap(), Some(Signal::TERM));
+            bystander.thread().unpark();
+            let status = bystander.join().unwrap();
+            assert!(status.contains("Uid:\t65534\t65534\t65534\t65534"), "{status}");
+            assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
+            assert!(std::fs::read("/proc/1/environ").is_err());
+            run_as_unprivileged(nobody).unwrap();
+            assert!(run_as_unprivileged(Owner { uid: 1234, gid: 1234 }).is_err());
+            return;
+        }
+        assert!(run_as_unprivileged(Owner { uid: 0, gid: 0 }).is_err());
+        let done = run_again("the_unprivileged_have_nothing_left", "drop")
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+        assert!(String::from_utf8_lossy(&done.stdout).contains("1 passed"));
+    }
+
+    #[test]
+    fn a_child_ends_with_its_parent() {
+        const TEST: &str = "a_child_ends_with_its_parent";
+        match role().as_deref() {
+            Some("parent") => {
+                let me = std::process::id();
+                let mut child = run_again(TEST, "child")
+                    .env("IPOP_OS_TEST_PARENT", me.to_string())
+                    .spawn()
+                    .unwrap();
+                child.wait().unwrap();
+            }
+            Some(_) => {
+                let parent: u32 = std::env::var("IPOP_OS_TEST_PARENT").unwrap().parse().unwrap();
+                assert!(die_with_parent(parent + 1).is_err());
+                die_with_parent(parent).unwrap();
+                std::io::stdout().write_all(b"tied\n").unwrap();
+                // Ends with the test if the tie does not hold.
+                let _ = std::io::stdin().read(&mut [0]);
+                std::io::stdout().write_all(b"still here\n").unwrap();
+            }
+            None => {
+                let mut parent = run_again(TEST, "parent")
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .spawn()
+                    .unwrap();
+                read_until(&mut parent, "tied");
+                parent.kill().unwrap();
+                let mut rest = String::new();
+                // The end of output: nobody holds it open any more.
+                parent.stdout.as_mut().unwrap().read_to_string(&mut rest).unwrap();
+                assert!(!rest.contains("still here"));
+                parent.wait().unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn memory_in_use_is_told() {
+        let before = memory_in_use().unwrap();
+        let block = vec![1u8; 32 << 20];
+        let after = memory_in_use().unwrap();
+        assert!(after > before + (16 << 20), "{before} {after} {}", block.len());
+    }
+}
