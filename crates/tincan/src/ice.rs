@@ -5,11 +5,13 @@
 //! Refuses to know: sockets, how signals travel, what the path carries. Whether a path is dead is decided by the
 //! session; [`Agent::probe`] then tries everything again.
 
+mod binding;
 mod candidate;
 mod stun;
 #[cfg(test)]
 mod tests;
 
+pub use binding::{BindingAnswer, BindingError, ChangeRequest, binding_request};
 pub use candidate::{AddressPolicy, Candidate, CandidateError, CandidateKind, Refused, plain};
 pub use stun::{StunClass, TransactionId, Transactions, is_stun, stun_class, stun_transaction, stun_username};
 

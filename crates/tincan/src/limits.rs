@@ -39,3 +39,27 @@ pub const ICE_EVENTS: usize = 64;
 pub const ICE_STUN_BYTES: usize = 1280;
 /// Transactions of all links that wait for an answer.
 pub const STUN_TRANSACTIONS: usize = 8192;
+
+// TURN.
+
+/// Hosts at which addresses are allocated: more candidates make checks slower, not links likelier.
+pub const TURN_HOSTS: usize = 3;
+/// Permissions, and channels, of one allocation: each is refreshed every four minutes while used.
+pub const TURN_PERMISSIONS: usize = 256;
+/// Datagrams to one peer that wait for its permission: a round of checks.
+pub const TURN_HELD_EACH: usize = 16;
+/// Datagrams that wait for permissions at one server.
+pub const TURN_HELD: usize = 256;
+/// Outputs not yet taken; beyond it data is dropped, never control.
+pub const TURN_OUTPUTS: usize = 4096;
+/// Rounds of one call into the client: far above what one input can cause.
+pub const TURN_PUMP_ROUNDS: usize = 32;
+
+// Gathering.
+
+/// Host candidates: a host with more addresses is a router, and the first ones do.
+pub const HOST_CANDIDATES: usize = 16;
+/// STUN servers asked, of each family: two agree, the third is for when one is down.
+pub const STUN_SERVERS: usize = 3;
+/// Port mappings at once: one for each family and protocol, and their successors.
+pub const PORT_MAPPINGS: usize = 6;

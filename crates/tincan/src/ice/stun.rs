@@ -23,7 +23,7 @@ pub enum StunClass {
     Error,
 }
 
-const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
+pub(super) const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 const USERNAME: u16 = 0x0006;
 /// Method Binding, the only one between peers.
 const BINDING: u16 = 1;
@@ -71,7 +71,7 @@ fn header(bytes: &[u8]) -> Option<u16> {
     ok.then_some(message_type)
 }
 
-fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(super) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     let mut rest = bytes.get(20..)?;
     loop {
         let (head, tail) = rest.split_first_chunk::<4>()?;
