@@ -310,6 +310,45 @@ mod tests {
         }
     }
 
+    /// Mounts a file system of one page on `folder`, for this thread alone.
+    fn mount_one_page(folder: &Path) {
+        let text = |s: &[u8]| std::ffi::CString::new(s).unwrap();
+        let (kind, root) = (text(b"tmpfs"), text(b"/"));
+        let target = text(std::os::unix::ffi::OsStrExt::as_bytes(folder.as_os_str()));
+        let options = text(b"size=4096");
+        let null = std::ptr::null();
+        // SAFETY: all strings outlive the calls; the namespace is this thread's own.
+        unsafe {
+            assert_eq!(libc::unshare(libc::CLONE_NEWNS), 0, "tests run as root");
+            let private = libc::MS_REC | libc::MS_PRIVATE;
+            assert_eq!(libc::mount(null, root.as_ptr(), null, private, null.cast()), 0);
+            let (kind, options) = (kind.as_ptr(), options.as_ptr());
+            let outcome = libc::mount(kind, target.as_ptr(), kind, 0, options.cast());
+            assert_eq!(outcome, 0, "{}", io::Error::last_os_error());
+        }
+    }
+
+    #[test]
+    fn a_full_disk_leaves_the_file_as_it_was() {
+        let dir = TestDir::new();
+        let path = dir.path("resolv.conf");
+        std::thread::spawn(move || {
+            mount_one_page(path.parent().unwrap());
+            let original = [b"nameserver 1.1.1.1\n".repeat(210), b"# end".to_vec()].concat();
+            std::fs::write(&path, &original).unwrap();
+            let refusal = DnsWiring::install_file(&path, "ipop0", SERVER.into(), &domains());
+            match refusal.err().unwrap() {
+                Error::ResolverUnwritable { source, .. } => {
+                    assert_eq!(source.kind(), io::ErrorKind::StorageFull);
+                }
+                other => panic!("{other}"),
+            }
+            assert_eq!(std::fs::read(&path).unwrap(), original);
+        })
+        .join()
+        .unwrap();
+    }
+
     /// A stand-in for `resolvectl` that notes its arguments and fails on the word `bad.ipop`.
     fn fake_resolvectl(dir: &TestDir) -> (PathBuf, PathBuf) {
         let (program, log) = (dir.path("resolvectl"), dir.path("log"));

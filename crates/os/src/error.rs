@@ -1,7 +1,9 @@
 //! What can go wrong at the operating system, each with its remedy.
 
 use std::io;
-use std::path::{Path, PathBuf};
+#[cfg(target_os = "linux")]
+use std::path::Path;
+use std::path::PathBuf;
 
 /// A failure at the operating system. The sentence names the culprit and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -146,6 +148,7 @@ pub enum FileFault {
     },
 }
 
+#[cfg(target_os = "linux")]
 impl Error {
     pub(crate) fn system(doing: impl Into<String>, source: impl Into<io::Error>) -> Error {
         let (doing, source) = (doing.into(), source.into());

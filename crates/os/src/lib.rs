@@ -9,37 +9,64 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 #![warn(missing_docs)]
 
-mod dns;
 mod error;
-mod listen;
-mod lock;
-mod net;
-mod netlink;
-pub mod netns;
-mod nic;
+mod identity;
 mod prefix;
+
+pub use error::{Error, FileFault};
+pub use identity::{Owner, PeerCredentials};
+pub use prefix::{Prefix, PrefixParseError};
+
+#[cfg(not(target_os = "linux"))]
+mod elsewhere;
+#[cfg(not(target_os = "linux"))]
+pub use elsewhere::*;
+
+#[cfg(target_os = "linux")]
+mod dns;
+#[cfg(target_os = "linux")]
+mod listen;
+#[cfg(target_os = "linux")]
+mod lock;
+#[cfg(target_os = "linux")]
+mod net;
+#[cfg(target_os = "linux")]
+mod netlink;
+#[cfg(target_os = "linux")]
+pub mod netns;
+#[cfg(target_os = "linux")]
+mod nic;
+#[cfg(target_os = "linux")]
 mod private;
+#[cfg(target_os = "linux")]
 mod process;
+#[cfg(target_os = "linux")]
 mod resolv_conf;
+#[cfg(target_os = "linux")]
 mod signals;
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod test_dir;
+#[cfg(target_os = "linux")]
 mod udp;
+#[cfg(target_os = "linux")]
 mod wake;
+#[cfg(target_os = "linux")]
 mod watch;
 
-pub use dns::DnsWiring;
-pub use error::{Error, FileFault};
-pub use listen::{Owner, PeerCredentials, PrivateListener, own_identity, peer_credentials};
-pub use lock::StateLock;
-pub use net::{
-    Interface, InterfaceAddress, Route, default_gateways, default_sources, interfaces, routes, source_towards,
+#[cfg(target_os = "linux")]
+pub use self::{
+    dns::DnsWiring,
+    listen::{PrivateListener, own_identity, peer_credentials},
+    lock::StateLock,
+    net::{
+        Changes, Interface, InterfaceAddress, Route, default_gateways, default_sources, interfaces, routes,
+        source_towards,
+    },
+    nic::{Cut, Nic, NicConfig, NicKind, Offload, PartialChecksum, VNET_HEADER, VnetError, VnetHeader},
+    private::{create_private_dir, read_private, write_atomic},
+    process::{die_with_parent, has_net_admin, memory_in_use, parent_process, run_as_unprivileged},
+    signals::{Signal, Signals},
+    udp::{Batch, BufferSizes, Datagram, Family, SEND_WAIT, UdpConfig, UdpCounts, UdpSockets, is_too_big},
+    wake::{MAX_WAIT, Ready, Waker, wait_readable},
+    watch::Watcher,
 };
-pub use nic::{Cut, Nic, NicConfig, NicKind, Offload, PartialChecksum, VNET_HEADER, VnetError, VnetHeader};
-pub use prefix::{Prefix, PrefixParseError};
-pub use private::{create_private_dir, read_private, write_atomic};
-pub use process::{die_with_parent, has_net_admin, memory_in_use, parent_process, run_as_unprivileged};
-pub use signals::{Signal, Signals};
-pub use udp::{Batch, BufferSizes, Datagram, Family, SEND_WAIT, UdpConfig, UdpCounts, UdpSockets, is_too_big};
-pub use wake::{MAX_WAIT, Ready, Waker, wait_readable};
-pub use watch::{Changes, Watcher};

@@ -7,27 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use crate::wake::wait_or_woken;
-use crate::{Error, FileFault, Waker};
-
-/// A user and a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner {
-    /// User.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-}
-
-/// The process at the other end of a Unix socket, as the kernel saw it when it connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerCredentials {
-    /// Its number.
-    pub pid: u32,
-    /// Its user.
-    pub uid: u32,
-    /// Its group.
-    pub gid: u32,
-}
+use crate::{Error, FileFault, Owner, PeerCredentials, Waker};
 
 /// A listening Unix socket with mode 0600. Its file goes with it.
 #[derive(Debug)]

@@ -4,6 +4,7 @@
 //! ends a blocked read. Addresses and routes are set in the network namespace that the NIC was
 //! created in, whichever thread asks.
 
+mod config;
 mod device;
 mod vnet;
 
@@ -14,60 +15,13 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+pub use config::{NicConfig, NicKind, Offload};
 pub use vnet::{Cut, PartialChecksum, VNET_HEADER, VnetError, VnetHeader};
 
 use crate::net::{link_up_request, octets};
 use crate::netlink::{Netlink, Request};
 use crate::wake::{wait_or_woken, wait_writable};
 use crate::{Error, Prefix, Waker};
-
-/// What a NIC carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NicKind {
-    /// IP frames.
-    Tun,
-    /// Ethernet frames.
-    Tap,
-}
-
-/// How to make a NIC.
-#[derive(Debug, Clone)]
-pub struct NicConfig {
-    /// Its name; without one the kernel picks `ipop0`, `ipop1`, ...
-    pub name: Option<String>,
-    /// What it carries.
-    pub kind: NicKind,
-    /// The largest IP frame in bytes (an Ethernet header comes on top).
-    pub mtu: u16,
-    /// Exchange super-frames with the kernel; see [`Nic::recv_super`].
-    pub offload: bool,
-    /// Allow [`Nic::another_queue`].
-    pub queues: bool,
-}
-
-impl NicConfig {
-    /// An unnamed NIC with MTU 1400, one queue, no offload.
-    pub fn new(kind: NicKind) -> NicConfig {
-        NicConfig {
-            name: None,
-            kind,
-            mtu: 1400,
-            offload: false,
-            queues: false,
-        }
-    }
-}
-
-/// What the kernel leaves to us (and takes from us) on a NIC with offload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Offload {
-    /// Frames carry a [`VnetHeader`].
-    pub header: bool,
-    /// Checksums may be unfinished, and TCP segments come joined.
-    pub tcp: bool,
-    /// UDP datagrams come joined, too (Linux 6.2).
-    pub udp: bool,
-}
 
 /// One queue of a network interface. Clones share it; any number of threads may use it.
 #[derive(Clone)]

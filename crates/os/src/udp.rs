@@ -5,6 +5,7 @@
 //! large for the way is an error (`EMSGSIZE`), which [`is_too_big`] recognises.
 
 mod batch;
+mod config;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,41 +16,11 @@ use std::time::Duration;
 use quinn_udp::{Transmit, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
-pub use batch::{Batch, Datagram};
+pub use batch::Batch;
+pub use config::{BufferSizes, Datagram, Family, SEND_WAIT, UdpConfig, UdpCounts};
 
 use crate::wake::{wait_readable, wait_writable};
 use crate::{Error, Waker};
-
-/// How to open the sockets.
-#[derive(Debug, Clone)]
-pub struct UdpConfig {
-    /// The wanted port; 0 lets the kernel pick one.
-    pub port: u16,
-    /// A mark for policy routing (SO_MARK), by which a rule can keep our own datagrams out of our own NIC.
-    pub mark: Option<u32>,
-    /// The wanted size of each buffer in the kernel, in bytes.
-    pub buffer: usize,
-}
-
-impl Default for UdpConfig {
-    /// Any port, no mark, 7 MB (what one second at 56 Mbit/s, or 5 ms at 10 Gbit/s, brings).
-    fn default() -> UdpConfig {
-        UdpConfig {
-            port: 0,
-            mark: None,
-            buffer: 7 << 20,
-        }
-    }
-}
-
-/// An address family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
 
 /// Both sockets, or the one that this host has.
 pub struct UdpSockets {
@@ -69,28 +40,6 @@ struct FamilySocket {
     buffers: BufferSizes,
 }
 
-/// What the kernel granted, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BufferSizes {
-    /// For datagrams that wait to be received.
-    pub receive: usize,
-    /// For datagrams that wait to leave.
-    pub send: usize,
-}
-
-/// What went wrong and was survived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct UdpCounts {
-    /// Errors that the network reported while receiving (ICMP), which concern single datagrams.
-    pub receive_errors: u64,
-    /// Sends that failed; the caller got the error, too.
-    pub send_errors: u64,
-    /// Batches that were sent again one by one because GSO failed.
-    pub gso_failures: u64,
-    /// Sends given up because the kernel had no room for [`SEND_WAIT`].
-    pub send_full: u64,
-}
-
 #[derive(Default)]
 struct Counters {
     receive_errors: AtomicU64,
@@ -98,10 +47,6 @@ struct Counters {
     gso_failures: AtomicU64,
     send_full: AtomicU64,
 }
-
-/// How long a send waits for room in the kernel. Long enough to be back pressure for a sender of
-/// frames, short enough that a stalled device does not hold up a thread that does other things.
-pub const SEND_WAIT: Duration = Duration::from_millis(100);
 
 /// So many bytes fit one IPv4 UDP send, GSO or not: 65535 less IP and UDP header.
 const MAX_SEND: usize = 65_507;

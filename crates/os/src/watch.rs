@@ -4,27 +4,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use crate::net::Changes;
 use crate::netlink::{Netlink, messages};
 use crate::wake::wait_or_woken;
 use crate::{Error, Waker};
-
-/// What has changed since the last answer. Look it up afresh: many changes make one answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Changes {
-    /// Interfaces appeared, vanished, went up or down.
-    pub links: bool,
-    /// Addresses came or went.
-    pub addresses: bool,
-    /// Routes came or went.
-    pub routes: bool,
-}
-
-impl Changes {
-    /// Whether anything changed.
-    pub fn any(&self) -> bool {
-        self.links || self.addresses || self.routes
-    }
-}
 
 /// Watches interfaces, addresses and routes of the network namespace it was opened in.
 pub struct Watcher {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use quinn_udp::RecvMeta;
 
-use super::Family;
+use super::{Datagram, Family};
 
 /// GRO joins datagrams to at most this many bytes.
 const BUFFER: usize = 65_535;
@@ -21,17 +21,6 @@ pub struct Batch {
     family: Family,
     port: u16,
     streak: u32,
-}
-
-/// A received datagram.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Datagram<'a> {
-    /// Our address that it came to; unspecified where the kernel did not tell.
-    pub local: SocketAddr,
-    /// Who sent it.
-    pub remote: SocketAddr,
-    /// Its bytes.
-    pub bytes: &'a mut [u8],
 }
 
 impl Batch {

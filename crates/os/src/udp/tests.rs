@@ -68,6 +68,22 @@ fn a_batch_of_segments_arrives_as_the_same_datagrams() {
 }
 
 #[test]
+fn one_receive_brings_many_datagrams_of_one_sender() {
+    run_in_new(|| {
+        let (a, b) = (open(), open());
+        for family in [Family::V4, Family::V6] {
+            a.send_segments(None, loopback(family, b.port()), &[5; 40 * 1300], 1300)
+                .unwrap();
+            let mut batch = Batch::new(1);
+            assert!(b.recv_batch(&mut batch, None).unwrap());
+            assert_eq!(batch.datagrams().count(), 40);
+            assert!(batch.datagrams().all(|d| d.bytes == [5; 1300]));
+        }
+    })
+    .unwrap();
+}
+
+#[test]
 fn the_source_address_can_be_chosen() {
     run_in_new(|| {
         let (a, b) = (open(), open());
