@@ -30,6 +30,9 @@ use crate::limits;
 
 /// Smallest time between two checks of one agent (Ta).
 const CHECK_INTERVAL: Duration = Duration::from_millis(10);
+/// First retransmission of a check. `is` does not repeat a check when the peer's arrives (RFC 8445 section 7.3.1.4), so
+/// this is what a hole that the peer just punched waits for.
+const FIRST_RETRANSMIT: Duration = Duration::from_millis(120);
 /// How long direct candidates are tried before relays join in.
 const RELAY_HEAD_START: Duration = Duration::from_millis(300);
 /// Longest time between two checks of a pair while the link is being made, or while the chosen pair is in doubt.
@@ -42,6 +45,12 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(20);
 const DOUBT_AFTER: Duration = Duration::from_secs(1);
 /// A chosen pair in doubt for this long is reported silent, and every pair is tried.
 const SILENT_AFTER: Duration = Duration::from_millis(1500);
+
+/// While relayed, direct pairs are tried again after this, doubling.
+const UPGRADE_FIRST: Duration = Duration::from_secs(15);
+const UPGRADE_LAST: Duration = Duration::from_secs(120);
+/// How long an attempt to get off the relay may take on an idle link.
+const UPGRADE_TRIES: Duration = Duration::from_secs(5);
 
 /// The name and password of one side's connectivity checks. The password is secret: it travels in sealed signals only.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
@@ -215,8 +224,17 @@ pub struct Agent {
     pace: Pace,
     doubt_since: Option<Instant>,
     silent: bool,
+    upgrade: Option<Upgrade>,
     budget: Budget,
     last_now: Instant,
+}
+
+/// Attempts to get from a relay to a direct path.
+struct Upgrade {
+    next: Instant,
+    wait: Duration,
+    /// Until then an idle link tries all pairs.
+    trying_until: Instant,
 }
 
 /// Whether relays are tried already.
@@ -259,6 +277,7 @@ impl Agent {
             pace: Pace::Active,
             doubt_since: None,
             silent: false,
+            upgrade: None,
             budget: Budget::new(now),
             last_now: now,
         }
@@ -386,6 +405,10 @@ impl Agent {
                 message,
             };
             self.inner.handle_packet(now, packet);
+            // A nomination is taken up, and a new pair checked, at the next turn; `is` would wait for its timer.
+            if self.budget.allows(now) {
+                self.inner.handle_timeout(now);
+            }
             self.drain(now);
         }
         known
@@ -403,6 +426,7 @@ impl Agent {
             }
         }
         self.judge_nominated(now);
+        self.try_upgrade(now);
         let due = self.inner.poll_timeout().is_none_or(|at| now >= at);
         if due && self.budget.allows(now) {
             self.inner.handle_timeout(now);
@@ -420,7 +444,8 @@ impl Agent {
             RelayHold::Until(due) => Some(due),
             RelayHold::Waiting | RelayHold::Released => None,
         };
-        [check, relays, self.doubt_due()].into_iter().flatten().min()
+        let upgrade = self.upgrade.as_ref().map(|upgrade| upgrade.next);
+        [check, relays, upgrade, self.doubt_due()].into_iter().flatten().min()
     }
 
     /// The next message to send.
@@ -503,7 +528,8 @@ impl Agent {
         self.locals_ever = self.locals.len();
         self.relays = RelayHold::Waiting;
         self.doubt_since = None;
-        self.silent = false;
+        self.silent = self.nominated.is_some();
+        self.upgrade = None;
         for candidate in self.locals.clone() {
             self.give_local(&candidate);
         }
@@ -590,13 +616,12 @@ impl Agent {
         // Older requests of this pair no longer say anything.
         let sent = attempt.sent;
         self.attempts.retain(|_, a| (a.local, a.remote) != key || a.sent > sent);
-        if self.nominated == Some(key) && (self.doubt_since.take().is_some() || self.silent) {
-            self.silent = false;
-            self.apply_pace();
-        }
         if first {
             let pair = self.describe(key);
             self.push_event(AgentEvent::ValidPair(pair));
+        }
+        if self.nominated == Some(key) && (self.doubt_since.is_some() || self.silent) {
+            self.nominate(key);
         }
     }
 
@@ -718,7 +743,11 @@ impl Agent {
 
     /// On an idle link only the nominated pair is kept alive; the others are tried again when it falls silent.
     fn is_parked(&self, key: (SocketAddr, SocketAddr)) -> bool {
-        let settled = self.pace == Pace::Idle && !self.silent && self.doubt_since.is_none();
+        let upgrading = self
+            .upgrade
+            .as_ref()
+            .is_some_and(|upgrade| self.last_now < upgrade.trying_until);
+        let settled = self.pace == Pace::Idle && !self.silent && !upgrading && self.doubt_since.is_none();
         settled && self.nominated.is_some_and(|nominated| nominated != key)
     }
 
@@ -732,6 +761,26 @@ impl Agent {
             let pair = self.describe(key);
             self.push_event(AgentEvent::Nominated(pair));
         }
+    }
+
+    /// `is` gives a failed pair up for good: while a relay carries the link, everything is tried again now and then.
+    fn try_upgrade(&mut self, now: Instant) {
+        if !self.nominated_pair().is_some_and(|pair| pair.is_relayed()) {
+            self.upgrade = None;
+            return;
+        }
+        let upgrade = self.upgrade.get_or_insert(Upgrade {
+            next: now + UPGRADE_FIRST,
+            wait: UPGRADE_FIRST,
+            trying_until: now,
+        });
+        if now < upgrade.next {
+            return;
+        }
+        upgrade.wait = (upgrade.wait * 2).min(UPGRADE_LAST);
+        upgrade.next = now + upgrade.wait;
+        upgrade.trying_until = now + UPGRADE_TRIES;
+        self.inner.recreate_candidate_pairs();
     }
 
     fn push_event(&mut self, event: AgentEvent) {
@@ -827,6 +876,7 @@ fn fresh_inner(
     inner.set_controlling(controlling);
     inner.set_control_tie_breaker(tie_breaker);
     inner.set_timing_advance(CHECK_INTERVAL);
+    inner.set_initial_stun_rto(FIRST_RETRANSMIT);
     inner.set_max_stun_rto(SEARCH_INTERVAL);
     inner.set_max_candidate_pairs(limits::ICE_PAIRS);
     let preference = Arc::clone(preference);
