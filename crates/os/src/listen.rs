@@ -6,6 +6,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+
 use crate::wake::wait_or_woken;
 use crate::{Error, FileFault, Owner, PeerCredentials, Waker};
 
@@ -115,11 +118,17 @@ fn make_way(path: &Path) -> Result<(), Error> {
     if !metadata.file_type().is_socket() {
         return Err(Error::unsafe_file(path, FileFault::WrongKind));
     }
-    match UnixStream::connect(path) {
-        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+    match knock(path) {
+        Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(()),
         _ => Err(Error::SocketInUse { path: path.to_owned() }),
     }
+}
+
+/// Connects without waiting: a listener that is too busy to accept is alive.
+fn knock(path: &Path) -> Result<(), Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
 }
 
 fn place(listener: &UnixListener, new: &Path, path: &Path, owner: Option<Owner>) -> io::Result<u64> {

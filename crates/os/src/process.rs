@@ -141,6 +141,8 @@ mod tests {
             });
             run_as_unprivileged(nobody).unwrap();
             assert!(!has_net_admin());
+            let refusal = crate::Nic::create(&crate::NicConfig::new(crate::NicKind::Tun));
+            assert!(matches!(refusal.err(), Some(Error::NoNetAdmin { .. })));
             assert_eq!(crate::own_identity(), nobody);
             assert_eq!(parent_process_death_signal().unwrap(), Some(Signal::TERM));
             bystander.thread().unpark();

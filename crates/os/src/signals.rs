@@ -12,7 +12,7 @@ use libc::c_int;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::Error;
-use crate::wake::wait_readable;
+use crate::wake::{Deadline, wait_readable};
 
 /// What this program reacts to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,11 +60,12 @@ impl Signals {
 
     /// Waits for a signal; `None` when the time is over. Equal ones that came together are one.
     pub fn wait(&self, timeout: Option<Duration>) -> io::Result<Option<Signal>> {
+        let deadline = Deadline::after(timeout);
         loop {
             if let Some(signal) = self.take() {
                 return Ok(Some(signal));
             }
-            if wait_readable(&[self.event.as_fd()], timeout)?.is_empty() {
+            if wait_readable(&[self.event.as_fd()], deadline.left())?.is_empty() {
                 return Ok(None);
             }
         }

@@ -19,7 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 pub use batch::Batch;
 pub use config::{BufferSizes, Datagram, Family, SEND_WAIT, UdpConfig, UdpCounts};
 
-use crate::wake::{wait_readable, wait_writable};
+use crate::wake::{Deadline, wait_readable, wait_writable};
 use crate::{Error, Waker};
 
 /// Both sockets, or the one that this host has.
@@ -119,6 +119,8 @@ impl UdpSockets {
     /// an error of kind `Interrupted` when woken. Several threads may call it, each with its batch.
     pub fn recv_batch(&self, batch: &mut Batch, timeout: Option<Duration>) -> io::Result<bool> {
         batch.clear();
+        // Datagrams that turn out bad must not push the caller's time-out away.
+        let deadline = Deadline::after(timeout);
         loop {
             self.waker.check()?;
             for family in batch.order() {
@@ -126,7 +128,7 @@ impl UdpSockets {
                     return Ok(true);
                 }
             }
-            if !self.wait(timeout)? {
+            if !self.wait(deadline.left())? {
                 return Ok(false);
             }
         }

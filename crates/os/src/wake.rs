@@ -100,6 +100,19 @@ pub(crate) fn wait_writable(descriptor: BorrowedFd<'_>, timeout: Duration) -> io
     Ok(!wait(&[descriptor], PollFlags::OUT, Some(timeout))?.is_empty())
 }
 
+/// A time-out that keeps its end over several waits.
+pub(crate) struct Deadline(Option<Instant>);
+
+impl Deadline {
+    pub(crate) fn after(timeout: Option<Duration>) -> Deadline {
+        Deadline(timeout.and_then(|t| Instant::now().checked_add(t)))
+    }
+
+    pub(crate) fn left(&self) -> Option<Duration> {
+        self.0.map(|end| end.saturating_duration_since(Instant::now()))
+    }
+}
+
 fn wait(descriptors: &[BorrowedFd<'_>], flags: PollFlags, timeout: Option<Duration>) -> io::Result<Ready> {
     if descriptors.len() > MAX_WAIT {
         return Err(io::Error::new(
@@ -107,14 +120,13 @@ fn wait(descriptors: &[BorrowedFd<'_>], flags: PollFlags, timeout: Option<Durati
             "too many descriptors for one wait",
         ));
     }
-    let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
+    let deadline = Deadline::after(timeout);
     let mut fds: Vec<PollFd<'_>> = descriptors
         .iter()
         .map(|fd| PollFd::from_borrowed_fd(*fd, flags))
         .collect();
     loop {
-        let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
-        let left = left.map(|t| Timespec {
+        let left = deadline.left().map(|t| Timespec {
             tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(t.subsec_nanos()),
         });

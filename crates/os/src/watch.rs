@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::net::Changes;
 use crate::netlink::{Netlink, messages};
-use crate::wake::wait_or_woken;
+use crate::wake::{Deadline, wait_or_woken};
 use crate::{Error, Waker};
 
 /// Watches interfaces, addresses and routes of the network namespace it was opened in.
@@ -37,13 +37,14 @@ impl Watcher {
     /// Waits for changes and gives all there are; `None` when the time is over first,
     /// an error of kind `Interrupted` when woken.
     pub fn wait(&self, timeout: Option<Duration>) -> io::Result<Option<Changes>> {
+        let deadline = Deadline::after(timeout);
         loop {
             self.waker.check()?;
             let changes = self.drain()?;
             if changes.any() {
                 return Ok(Some(changes));
             }
-            if !wait_or_woken(self.netlink.as_fd(), &self.waker, timeout)? {
+            if !wait_or_woken(self.netlink.as_fd(), &self.waker, deadline.left())? {
                 return Ok(None);
             }
         }

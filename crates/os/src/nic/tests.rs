@@ -208,6 +208,32 @@ fn offload_gives_datagrams_of_one_send_as_one_super_frame() {
 }
 
 #[test]
+fn a_tap_takes_offload_too() {
+    run_in_new(|| {
+        let nic = make(&NicConfig {
+            offload: true,
+            ..NicConfig::new(NicKind::Tap)
+        });
+        nic.set_ethernet_address([2, 0, 0, 0, 0, 1]).unwrap();
+        nic.add_address(prefix("10.78.0.1/24")).unwrap();
+        nic.set_up(1400).unwrap();
+        assert!(nic.offload().tcp, "{:?}", nic.offload());
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.send_to(b"x", (Ipv4Addr::new(10, 78, 0, 2), 7)).unwrap();
+        let mut buffer = vec![0; 70_000];
+        loop {
+            let length = nic.recv_super(&mut buffer).unwrap();
+            let (header, frame) = VnetHeader::parse(&buffer[..length]).unwrap();
+            assert_eq!(header.cut, Cut::Whole);
+            if frame[12..14] == [0x08, 0x06] {
+                break;
+            }
+        }
+    })
+    .unwrap();
+}
+
+#[test]
 fn a_blocked_reader_can_be_woken() {
     run_in_new(|| {
         let nic = make(&NicConfig::new(NicKind::Tun));

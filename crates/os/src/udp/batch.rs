@@ -1,7 +1,7 @@
 //! Buffers for many received datagrams.
 
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use quinn_udp::RecvMeta;
 
@@ -97,9 +97,13 @@ fn other(family: Family) -> Family {
 }
 
 fn local_address(family: Family, port: u16, meta: &RecvMeta) -> SocketAddr {
-    let any: IpAddr = match family {
-        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
-        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    SocketAddr::new(meta.dst_ip.unwrap_or(any), port)
+    match (meta.dst_ip, family) {
+        // The same link-local address may be on every interface.
+        (Some(IpAddr::V6(ip)), _) if ip.is_unicast_link_local() => {
+            SocketAddrV6::new(ip, port, 0, meta.interface_index.unwrap_or(0)).into()
+        }
+        (Some(ip), _) => SocketAddr::new(ip, port),
+        (None, Family::V4) => (Ipv4Addr::UNSPECIFIED, port).into(),
+        (None, Family::V6) => (Ipv6Addr::UNSPECIFIED, port).into(),
+    }
 }
