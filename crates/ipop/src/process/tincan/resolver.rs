@@ -1,0 +1,179 @@
+//! The embedded resolver: answers the names of our networks, and only those.
+//!
+//! A question about any other name is refused. Both glibc and musl then ask the next name server of resolv.conf, so that the
+//! user's own resolvers keep all other names to themselves and nothing is forwarded or taken over.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context;
+use api::NetworkId;
+use api::link::{NameRecord, NamesConfig};
+use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
+
+/// Seconds that an answer may be kept: members come and go.
+const TTL: u32 = 10;
+const PORT: u16 = 53;
+/// RFC 1035 section 4.2.1: a question over UDP has at most 512 bytes.
+const QUESTION_BYTES_MAX: usize = 512;
+/// How long a resolver thread may take to notice that its network is gone.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Names of all networks: zone, then name within it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Names(Arc<Mutex<BTreeMap<NetworkId, Zone>>>);
+
+#[derive(Clone, Debug, Default)]
+struct Zone {
+    domain: String,
+    hosts: BTreeMap<String, Vec<IpAddr>>,
+}
+
+impl Names {
+    /// Replaces the names of a network.
+    pub(crate) fn set(&self, config: NamesConfig) {
+        let host = |record: NameRecord| (record.name.to_ascii_lowercase(), record.addresses);
+        let zone = Zone {
+            domain: config.zone.trim_matches('.').to_ascii_lowercase(),
+            hosts: config.records.into_iter().map(host).collect(),
+        };
+        self.lock().insert(config.network, zone);
+    }
+
+    /// Forgets a network.
+    pub(crate) fn remove(&self, network: NetworkId) {
+        self.lock().remove(&network);
+    }
+
+    fn knows(&self, network: NetworkId) -> bool {
+        self.lock().contains_key(&network)
+    }
+
+    fn find(&self, name: &str) -> Found {
+        for zone in self.lock().values() {
+            if name == zone.domain {
+                return Found::Addresses(Vec::new());
+            }
+            let Some(host) = name.strip_suffix(&zone.domain).and_then(|rest| rest.strip_suffix('.')) else { continue };
+            return zone.hosts.get(host).map_or(Found::NoSuchName, |addresses| Found::Addresses(addresses.clone()));
+        }
+        Found::NotOurs
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<NetworkId, Zone>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+enum Found {
+    NotOurs,
+    NoSuchName,
+    Addresses(Vec<IpAddr>),
+}
+
+/// Answers on port 53 of an own inner address until the network's names are removed.
+pub(crate) fn serve(names: &Names, network: NetworkId, address: IpAddr) -> anyhow::Result<()> {
+    let socket = UdpSocket::bind(SocketAddr::new(address, PORT))
+        .with_context(|| format!("names will not resolve: port 53 of {address} cannot be used"))?;
+    socket.set_read_timeout(Some(LOOK_EVERY)).context("cannot set a time limit on a socket")?;
+    let names = names.clone();
+    let answer_all = move || {
+        let mut buffer = [0; QUESTION_BYTES_MAX];
+        while names.knows(network) {
+            if let Ok((read, asker)) = socket.recv_from(&mut buffer)
+                && let Some(reply) = answer(&names, &buffer[..read])
+            {
+                let _ = socket.send_to(&reply, asker);
+            }
+        }
+    };
+    std::thread::Builder::new().name("names".into()).stack_size(256 << 10).spawn(answer_all).context("cannot start a thread")?;
+    Ok(())
+}
+
+/// The answer to one question; none to what is no question.
+pub(crate) fn answer(names: &Names, question: &[u8]) -> Option<Vec<u8>> {
+    let query = Message::from_vec(question).ok()?;
+    if query.metadata.message_type != MessageType::Query {
+        return None;
+    }
+    let mut reply = Message::response(query.metadata.id, query.metadata.op_code);
+    reply.metadata.recursion_desired = query.metadata.recursion_desired;
+    reply.metadata.authoritative = true;
+    reply.metadata.response_code = match (query.metadata.op_code, query.queries.as_slice()) {
+        (OpCode::Query, [one]) if one.query_class() == DNSClass::IN => {
+            reply.add_query(one.clone());
+            let name = one.name().to_ascii().trim_end_matches('.').to_ascii_lowercase();
+            match names.find(&name) {
+                Found::NotOurs => ResponseCode::Refused,
+                Found::NoSuchName => ResponseCode::NXDomain,
+                Found::Addresses(addresses) => {
+                    for address in addresses.into_iter().filter(|a| asked(one.query_type(), *a)) {
+                        reply.add_answer(Record::from_rdata(one.name().clone(), TTL, RData::from(address)));
+                    }
+                    ResponseCode::NoError
+                }
+            }
+        }
+        _ => ResponseCode::NotImp,
+    };
+    reply.to_vec().ok()
+}
+
+fn asked(kind: RecordType, address: IpAddr) -> bool {
+    match kind {
+        RecordType::A => address.is_ipv4(),
+        RecordType::AAAA => address.is_ipv6(),
+        RecordType::ANY => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hickory_proto::op::Query;
+    use hickory_proto::rr::Name;
+
+    fn names() -> Names {
+        let names = Names::default();
+        let addresses = vec!["10.5.0.2".parse().expect("v4"), "fd00::2".parse().expect("v6")];
+        let records = vec![NameRecord { name: "bob".into(), addresses }];
+        names.set(NamesConfig { network: NetworkId([1; 32]), zone: "home.ipop".into(), records });
+        names
+    }
+
+    fn ask(name: &str, kind: RecordType) -> (ResponseCode, Vec<String>) {
+        let mut query = Message::query();
+        query.add_query(Query::query(Name::from_ascii(name).expect("a name"), kind));
+        let reply = answer(&names(), &query.to_vec().expect("a query")).expect("a reply");
+        let reply = Message::from_vec(&reply).expect("a message");
+        (reply.metadata.response_code, reply.answers.iter().map(|r| r.data.to_string()).collect())
+    }
+
+    #[test]
+    fn own_names_are_answered_and_all_others_refused() {
+        for (name, kind, code, answers) in [
+            ("bob.home.ipop.", RecordType::A, ResponseCode::NoError, vec!["10.5.0.2"]),
+            ("BOB.Home.ipop.", RecordType::AAAA, ResponseCode::NoError, vec!["fd00::2"]),
+            ("bob.home.ipop.", RecordType::MX, ResponseCode::NoError, vec![]),
+            ("eve.home.ipop.", RecordType::A, ResponseCode::NXDomain, vec![]),
+            ("home.ipop.", RecordType::A, ResponseCode::NoError, vec![]),
+            ("evilhome.ipop.", RecordType::A, ResponseCode::Refused, vec![]),
+            ("example.org.", RecordType::A, ResponseCode::Refused, vec![]),
+        ] {
+            let answers: Vec<String> = answers.into_iter().map(str::to_owned).collect();
+            assert_eq!(ask(name, kind), (code, answers), "{name} {kind}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_not_answered() {
+        for bytes in [&[][..], &[0; 11], &[0xff; 40]] {
+            assert_eq!(answer(&names(), bytes), None);
+        }
+    }
+}
