@@ -56,7 +56,7 @@ mod watch;
 #[cfg(target_os = "linux")]
 pub use self::{
     dns::DnsWiring,
-    listen::{PrivateListener, own_identity, peer_credentials},
+    listen::{PrivateListener, own_identity, peer_credentials, send_now},
     lock::StateLock,
     net::{
         Changes, Interface, InterfaceAddress, Route, default_gateways, default_sources, interfaces, routes,
@@ -64,7 +64,9 @@ pub use self::{
     },
     nic::{Cut, Nic, NicConfig, NicKind, Offload, PartialChecksum, VNET_HEADER, VnetError, VnetHeader},
     private::{create_private_dir, read_private, write_atomic},
-    process::{die_with_parent, has_net_admin, memory_in_use, parent_process, run_as_unprivileged},
+    process::{
+        die_with_parent, hang_up, has_net_admin, host_name, memory_in_use, parent_process, run_as_unprivileged, terminate,
+    },
     signals::{Signal, Signals},
     udp::{Batch, BufferSizes, Datagram, Family, SEND_WAIT, UdpConfig, UdpCounts, UdpSockets, is_too_big},
     wake::{MAX_WAIT, Ready, Waker, wait_readable},

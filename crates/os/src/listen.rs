@@ -100,6 +100,12 @@ pub fn peer_credentials(stream: &impl AsFd) -> io::Result<PeerCredentials> {
     })
 }
 
+/// Writes what the socket takes at once, without waiting, whatever mode the socket is in.
+pub fn send_now(stream: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
+    Ok(rustix::net::send(stream, bytes, flags)?)
+}
+
 /// Our own user and group.
 pub fn own_identity() -> Owner {
     Owner {

@@ -42,6 +42,15 @@ impl StateLock {
         note_pid(&mut file).map_err(failed)?;
         Ok(StateLock { _file: file })
     }
+
+    /// The process that holds the directory now; `None` when nobody does (or nobody may look).
+    pub fn holder(dir: &Path) -> Option<u32> {
+        let mut file = File::open(dir.join(NAME)).ok()?;
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => holder(&mut file),
+            Ok(()) | Err(TryLockError::Error(_)) => None,
+        }
+    }
 }
 
 fn note_pid(file: &mut File) -> io::Result<()> {
@@ -69,7 +78,9 @@ mod tests {
             Error::AlreadyRunning { pid, .. } => assert_eq!(pid, Some(std::process::id())),
             other => panic!("{other}"),
         }
+        assert_eq!(StateLock::holder(&dir.path("")), Some(std::process::id()));
         drop(first);
+        assert_eq!(StateLock::holder(&dir.path("")), None);
         StateLock::acquire(&dir.path("")).unwrap();
         assert!(matches!(
             StateLock::acquire(&dir.path("none")),

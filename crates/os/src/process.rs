@@ -58,6 +58,35 @@ pub fn run_as_unprivileged(owner: Owner) -> Result<(), Error> {
     Ok(())
 }
 
+/// Asks a process to end (SIGTERM); one that is gone already is fine.
+pub fn terminate(process: u32) {
+    signal(process, rustix::process::Signal::TERM);
+}
+
+/// Asks a process to look at its settings again (SIGHUP).
+pub fn hang_up(process: u32) {
+    signal(process, rustix::process::Signal::HUP);
+}
+
+fn signal(process: u32, signal: rustix::process::Signal) {
+    if let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) {
+        // The only failures are that it is gone and that it is not ours; the caller sees both by waiting.
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+/// The machine's host name, up to its first dot; `node` where it has none.
+pub fn host_name() -> String {
+    let system = rustix::system::uname();
+    let name = system.nodename().to_string_lossy();
+    let first = name.split('.').next().unwrap_or_default();
+    if first.is_empty() {
+        "node".into()
+    } else {
+        first.to_owned()
+    }
+}
+
 /// Whether this thread may make and change network interfaces.
 pub fn has_net_admin() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))

@@ -23,6 +23,8 @@ pub enum Signal {
     Terminate,
     /// SIGCHLD: a child has ended.
     Child,
+    /// SIGHUP: look at the settings again.
+    Hangup,
 }
 
 /// Receives the signals of the whole process. The descriptor can be read while one waits.
@@ -31,10 +33,11 @@ pub struct Signals {
     event: &'static OwnedFd,
 }
 
-const WATCHED: [(c_int, Signal); 3] = [
+const WATCHED: [(c_int, Signal); 4] = [
     (libc::SIGINT, Signal::Interrupt),
     (libc::SIGTERM, Signal::Terminate),
     (libc::SIGCHLD, Signal::Child),
+    (libc::SIGHUP, Signal::Hangup),
 ];
 
 static EVENT: OnceLock<OwnedFd> = OnceLock::new();
