@@ -5,12 +5,16 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use os::Owner;
 
 /// Version of the directory's layout; a directory of a newer one is left alone.
 const LAYOUT: u32 = 1;
+const DYNAMIC_USERS: std::ops::Range<u32> = 61_184..65_520;
 
 /// A state directory.
 #[derive(Clone, Debug)]
@@ -21,7 +25,7 @@ impl StateDir {
     pub(crate) fn new(path: &Path) -> anyhow::Result<Self> {
         let path = std::path::absolute(path).with_context(|| format!("no such place: {}", path.display()))?;
         // A Unix socket's path has at most 107 bytes (sun_path).
-        if path.join("control.sock").as_os_str().len() > 107 {
+        if path.join("controller/control.sock").as_os_str().len() > 107 {
             bail!("the path of the state directory is too long for a socket: use a shorter --state");
         }
         Ok(Self(path))
@@ -30,13 +34,13 @@ impl StateDir {
     /// Makes the directory if it is missing, and refuses one that a newer IPOP wrote, that is not writable, or not ours.
     pub(crate) fn prepare(&self) -> anyhow::Result<()> {
         let path = self.path();
-        os::local::create_private_dir(path, 0o711).with_context(|| self.unusable())?;
+        make_passable(path).with_context(|| self.unusable())?;
         match fs::read_to_string(self.layout()) {
             Ok(text) => self.check_layout(&text)?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e).with_context(|| self.unusable()),
         }
-        os::local::write_atomic(&self.layout(), format!("{LAYOUT}\n").as_bytes(), 0o644).with_context(|| self.unusable())
+        os::write_atomic(&self.layout(), format!("{LAYOUT}\n").as_bytes(), 0o644).with_context(|| self.unusable())
     }
 
     fn check_layout(&self, text: &str) -> anyhow::Result<()> {
@@ -57,6 +61,20 @@ impl StateDir {
         format!("cannot use the state directory {}: check its owner and rights, or use another --state", self.0.display())
     }
 
+    /// The user that the controller becomes when root starts it: one that nobody else has, from the range of systemd's dynamic
+    /// users (systemd.exec(5), `DynamicUser=`), the same at every start. Where such a user could not enter the directory, the
+    /// controller stays who it is and only gives up its capabilities.
+    pub(crate) fn controller_owner(&self) -> Owner {
+        let own = os::own_identity();
+        let enterable = |folder: &Path| fs::metadata(folder).is_ok_and(|data| data.permissions().mode() & 0o001 != 0);
+        if own.uid != 0 || !self.0.ancestors().all(enterable) {
+            return own;
+        }
+        let sum = self.0.as_os_str().as_bytes().iter().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into()));
+        let user = DYNAMIC_USERS.start + sum % (DYNAMIC_USERS.end - DYNAMIC_USERS.start);
+        Owner { uid: user, gid: user }
+    }
+
     /// The directory.
     pub(crate) fn path(&self) -> &Path {
         &self.0
@@ -73,7 +91,7 @@ impl StateDir {
 
     /// Socket of the control API.
     pub(crate) fn control_socket(&self) -> PathBuf {
-        self.0.join("control.sock")
+        self.controller().join("control.sock")
     }
 
     /// Keys; tincan's alone.
@@ -105,6 +123,19 @@ impl StateDir {
     pub(crate) fn log(&self) -> PathBuf {
         self.0.join("daemon.log")
     }
+}
+
+/// Others may pass through to the sockets, which check who they are, but see nothing.
+fn make_passable(path: &Path) -> io::Result<()> {
+    if !path.is_dir() {
+        fs::DirBuilder::new().recursive(true).mode(0o711).create(path)?;
+    }
+    let owner = fs::metadata(path)?.uid();
+    if owner != os::own_identity().uid {
+        let text = format!("it belongs to user {owner}");
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o711))
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub(crate) fn ensure_running(state: &StateDir) -> anyhow::Result<()> {
     let deadline = Instant::now() + READY_WITHIN;
     while Instant::now() < deadline {
         if answers(state).is_ok() {
-            return os::local::write_atomic(&pid_file(state), daemon.id().to_string().as_bytes(), 0o600)
+            return os::write_atomic(&pid_file(state), daemon.id().to_string().as_bytes(), 0o600)
                 .context("cannot note the daemon's process id");
         }
         if let Ok(Some(_)) = daemon.try_wait() {
@@ -43,7 +43,7 @@ pub(crate) fn ensure_running(state: &StateDir) -> anyhow::Result<()> {
         }
         std::thread::sleep(LOOK_EVERY);
     }
-    os::local::terminate(daemon.id());
+    os::terminate(daemon.id());
     bail!("the daemon was started but does not answer: {}", last_words(state))
 }
 
@@ -76,13 +76,13 @@ fn pid_file(state: &StateDir) -> PathBuf {
 /// Ends a daemon that [`ensure_running`] started; one that somebody else runs goes on.
 pub(crate) fn end(state: &StateDir) -> anyhow::Result<()> {
     let ours = fs::read_to_string(pid_file(state)).ok().and_then(|text| text.parse::<u32>().ok());
-    let holder = os::local::StateLock::holder(state.path());
+    let holder = os::StateLock::holder(state.path());
     if let (Some(pid), Some(holder)) = (ours, holder)
         && pid == holder
     {
-        os::local::terminate(pid);
+        os::terminate(pid);
         let deadline = Instant::now() + READY_WITHIN;
-        while os::local::StateLock::holder(state.path()) == Some(pid) {
+        while os::StateLock::holder(state.path()) == Some(pid) {
             if Instant::now() >= deadline {
                 bail!("the daemon (process {pid}) does not end: see {}", state.log().display());
             }
@@ -102,8 +102,8 @@ pub(crate) fn host_rendezvous(state: &StateDir) -> anyhow::Result<()> {
     let listen = vec![SocketAddr::from(([0, 0, 0, 0], PORT)), SocketAddr::from(([0u16; 8], PORT))];
     let settings = Settings { listen, domain: "rendezvous.ipop".into(), advertise: Vec::new() };
     settings.store(state)?;
-    if let Some(daemon) = os::local::StateLock::holder(state.path()) {
-        os::local::hang_up(daemon);
+    if let Some(daemon) = os::StateLock::holder(state.path()) {
+        os::hang_up(daemon);
     }
     Ok(())
 }

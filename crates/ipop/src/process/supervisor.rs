@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use os::local::{Signal, Signals, StateLock};
+use os::{Signal, Signals, StateLock};
 
 use crate::state::StateDir;
 
@@ -63,8 +63,7 @@ struct Waiting {
 pub(crate) fn run(state: &StateDir, verbose: u8) -> anyhow::Result<ExitCode> {
     state.prepare()?;
     let _lock = StateLock::acquire(state.path())?;
-    let signals = Signals::new(&[Signal::Terminate, Signal::Interrupt, Signal::Child, Signal::Hangup])
-        .context("cannot wait for signals")?;
+    let signals = Signals::install()?;
     let mut supervisor = Supervisor { state, verbose, running: BTreeMap::new(), waiting: BTreeMap::new() };
     supervisor.start_missing()?;
     loop {
@@ -154,7 +153,7 @@ fn backoff(early_deaths: u32) -> Duration {
 }
 
 fn end_child(mut child: Child) {
-    os::local::terminate(child.id());
+    os::terminate(child.id());
     let deadline = Instant::now() + END_WITHIN;
     while Instant::now() < deadline {
         if !matches!(child.try_wait(), Ok(None)) {
@@ -169,7 +168,7 @@ fn end_child(mut child: Child) {
 /// Called first by every process that a daemon starts: it ends with the daemon, however that ends.
 pub(crate) fn follow_parent() -> anyhow::Result<()> {
     let Some(parent) = std::env::var(SUPERVISED).ok().and_then(|pid| pid.parse().ok()) else { return Ok(()) };
-    os::local::die_with_parent(parent).context("cannot tie myself to the daemon")
+    os::die_with_parent(parent).context("cannot tie myself to the daemon")
 }
 
 #[cfg(test)]

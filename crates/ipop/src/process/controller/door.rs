@@ -6,6 +6,7 @@ use anyhow::Context;
 use api::control::ControlCall;
 use api::rpc::{ApiError, ErrorKind, LINE_BYTES_MAX, Message};
 use controller::RequestId;
+use os::PrivateListener;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -28,16 +29,16 @@ pub(super) type Caller = mpsc::Sender<Vec<u8>>;
 pub(super) struct Door {
     asked: BTreeMap<RequestId, (Caller, Value)>,
     next: u64,
+    _file: PrivateListener,
 }
 
 impl Door {
     /// Listens from now on.
     pub(super) fn open(state: &StateDir, wakes: mpsc::Sender<Wake>) -> anyhow::Result<Self> {
-        let listener = os::local::listen(&state.control_socket(), None)?;
-        listener.set_nonblocking(true).context("cannot listen on the control socket")?;
-        let listener = UnixListener::from_std(listener).context("cannot listen on the control socket")?;
+        let file = PrivateListener::bind(&state.control_socket(), None)?;
+        let listener = file.to_std().and_then(UnixListener::from_std).context("cannot listen on the control socket")?;
         tokio::task::spawn_local(accept(listener, wakes));
-        Ok(Self { asked: BTreeMap::new(), next: 0 })
+        Ok(Self { asked: BTreeMap::new(), next: 0, _file: file })
     }
 
     /// Gives a request a name under which it is answered later.
@@ -75,7 +76,7 @@ async fn accept(listener: UnixListener, wakes: mpsc::Sender<Wake>) {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             continue;
         };
-        let allowed = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == os::local::own_uid());
+        let allowed = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == os::own_identity().uid);
         if allowed && std::rc::Rc::strong_count(&room) <= CALLERS_MAX {
             tokio::task::spawn_local(attend(stream, wakes.clone(), room.clone()));
         }

@@ -43,6 +43,7 @@ enum Wake {
 pub(crate) fn run(state: &StateDir) -> anyhow::Result<ExitCode> {
     super::supervisor::follow_parent()?;
     state.prepare()?;
+    super::give_up_privileges(state, &state.controller())?;
     let store = store::StoreFile::open(state)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start an event loop")?;
     let local = tokio::task::LocalSet::new();
@@ -55,7 +56,7 @@ async fn serve(state: &StateDir, store: store::StoreFile) -> anyhow::Result<()> 
     let config = ControllerConfig {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
-        host_name: os::local::host_name(),
+        host_name: os::host_name(),
         seed: super::tincan::keys::random()?,
     };
     let machine = Controller::new(config, store.load()?, now())?;
@@ -69,7 +70,10 @@ async fn serve(state: &StateDir, store: store::StoreFile) -> anyhow::Result<()> 
     };
     shell.machine.handle_host(now(), host_routes());
     shell.obey();
-    tokio::task::spawn_local(wait_for_end(wakes));
+    tokio::task::spawn_local(async move {
+        super::ended().await;
+        let _ = wakes.send(Wake::Stop).await;
+    });
     loop {
         let pause = shell.machine.poll_timeout().map(|at| at.saturating_duration_since(Instant::now()));
         let wake = match pause {
@@ -162,18 +166,6 @@ impl Shell {
     }
 }
 
-async fn wait_for_end(wakes: mpsc::Sender<Wake>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        return;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    let _ = wakes.send(Wake::Stop).await;
-}
-
 fn now() -> Now {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     Now { mono: Instant::now(), unix }
@@ -181,10 +173,12 @@ fn now() -> Now {
 
 /// Routes of this host with the interface of each, for the choice of a subnet that is free here.
 fn host_routes() -> Vec<(api::Cidr, String)> {
-    let routes = os::net::routes().unwrap_or_default();
-    let named = |route: os::net::Route| {
-        let cidr = api::Cidr::new(route.destination.address, route.destination.length)?;
-        Some((cidr, route.interface_name?))
+    let routes = os::routes().unwrap_or_default();
+    let interfaces = os::interfaces().unwrap_or_default();
+    let named = |route: os::Route| {
+        let cidr = api::Cidr::new(route.destination.address(), route.destination.length())?;
+        let interface = interfaces.iter().find(|interface| interface.index == route.interface)?;
+        Some((cidr, interface.name.clone()))
     };
     routes.into_iter().filter_map(named).collect()
 }

@@ -16,7 +16,7 @@ pub(super) struct StoreFile {
 impl StoreFile {
     pub(super) fn open(state: &StateDir) -> anyhow::Result<Self> {
         let folder = state.controller();
-        os::local::create_private_dir(&folder, 0o700)?;
+        os::create_private_dir(&folder)?;
         Ok(Self { path: folder.join("store.json") })
     }
 
@@ -32,6 +32,6 @@ impl StoreFile {
     }
 
     pub(super) fn save(&self, store: &Store) -> anyhow::Result<()> {
-        Ok(os::local::write_atomic(&self.path, &store.to_bytes(), 0o600)?)
+        Ok(os::write_atomic(&self.path, &store.to_bytes(), 0o600)?)
     }
 }

@@ -11,6 +11,7 @@ use std::sync::mpsc::SyncSender;
 
 use anyhow::Context;
 use api::rpc::{ApiError, ErrorKind, LINE_BYTES_MAX, Message};
+use os::{Owner, PrivateListener};
 
 use super::Wake;
 
@@ -32,12 +33,12 @@ pub(crate) enum FromClient {
 }
 
 /// Listens until the process ends; each connection has a thread that reads it.
-pub(crate) fn listen(path: &Path, owner: Option<(u32, u32)>, wakes: SyncSender<Wake>) -> anyhow::Result<()> {
-    let listener = os::local::listen(path, owner)?;
+pub(crate) fn listen(path: &Path, owner: Owner, wakes: SyncSender<Wake>) -> anyhow::Result<()> {
+    let listener = PrivateListener::bind(path, Some(owner))?;
     let accept = move || {
         for id in 0.. {
-            let Ok((stream, peer)) = os::local::accept(&listener) else { return };
-            if peer.uid != 0 && owner.is_none_or(|(uid, _)| peer.uid != uid) && peer.uid != os::local::own_uid() {
+            let Ok((stream, peer)) = listener.accept() else { return };
+            if ![0, owner.uid, os::own_identity().uid].contains(&peer.uid) {
                 tracing::warn!(uid = peer.uid, "a user without the right to it tried the link API");
                 continue;
             }
@@ -152,7 +153,7 @@ impl Client {
     /// Writes what the socket takes now; never waits, as frames must not wait for a controller.
     fn drain(&mut self) -> std::io::Result<()> {
         while !self.backlog.is_empty() {
-            match os::local::send_now(&self.stream, &self.backlog) {
+            match os::send_now(&self.stream, &self.backlog) {
                 Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
                 Ok(written) => drop(self.backlog.drain(..written)),
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),

@@ -22,8 +22,8 @@ impl KeyFiles {
     /// Opens the folder, making it if this is a new node.
     pub(crate) fn open(state: &StateDir) -> anyhow::Result<Self> {
         let folder = state.keys();
-        os::local::create_private_dir(&folder, 0o700)?;
-        os::local::create_private_dir(&folder.join("roots"), 0o700)?;
+        os::create_private_dir(&folder)?;
+        os::create_private_dir(&folder.join("roots"))?;
         Ok(Self { folder })
     }
 
@@ -37,7 +37,7 @@ impl KeyFiles {
             bail!("{} is missing but root keys are there: restore it from a backup, or use another --state", path.display());
         }
         let secret = random()?;
-        os::local::write_atomic(&path, &secret, 0o600)?;
+        os::write_atomic(&path, &secret, 0o600)?;
         Ok(secret)
     }
 
@@ -55,7 +55,7 @@ impl KeyFiles {
 
     /// Keeps a root key.
     pub(crate) fn store_root(&self, network: NetworkId, seed: &[u8; SECRET_BYTES]) -> anyhow::Result<()> {
-        Ok(os::local::write_atomic(&self.root(network), seed, 0o600)?)
+        Ok(os::write_atomic(&self.root(network), seed, 0o600)?)
     }
 
     /// Erases a root key; none there is fine.
@@ -72,7 +72,7 @@ impl KeyFiles {
 }
 
 fn read_secret(path: &std::path::Path) -> anyhow::Result<[u8; SECRET_BYTES]> {
-    let bytes = os::local::read_secret(path)?;
+    let bytes = os::read_private(path, SECRET_BYTES + 1)?;
     match bytes.try_into() {
         Ok(secret) => Ok(secret),
         Err(_) => bail!("{} is corrupt (a key has 32 bytes): restore it from a backup, or use another --state", path.display()),
