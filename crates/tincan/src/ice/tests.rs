@@ -115,7 +115,6 @@ impl Node {
 }
 
 struct World {
-    start: Instant,
     now: Instant,
     nodes: [Node; 2],
     wire: BTreeMap<(Instant, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
@@ -128,7 +127,6 @@ impl World {
         seed_transactions(7);
         let now = Instant::now();
         World {
-            start: now,
             now,
             nodes: [1, 2].map(|n| Node::new(n as u8, nats[n - 1], controlling[n - 1], now)),
             wire: BTreeMap::new(),

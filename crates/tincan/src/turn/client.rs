@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustls_pki_types::ServerName;
 use stun_types::TransportType;
-use stun_types::attribute::{ErrorCode, Username};
+use stun_types::attribute::{ErrorCode, Nonce};
 use stun_types::message::{Message, TransactionId};
 use turn_client_proto::api::{Transmit, TurnClientApi, TurnConfig, TurnEvent, TurnPollRet, TurnRecvRet};
 use turn_client_proto::client::TurnClient;
@@ -69,7 +69,7 @@ pub(super) struct Client {
     congested: bool,
     give_up_at: Option<Instant>,
     wake_at: Option<Instant>,
-    /// Allocate requests that carried our name: a 401 to one of them is a wrong password.
+    /// Allocate requests that carried our name (or its hash) and a nonce: a 401 to one of them is a wrong password.
     named_requests: Vec<TransactionId>,
     last_refusal: Option<String>,
     relayed: Vec<SocketAddr>,
@@ -460,7 +460,7 @@ impl Client {
     fn note_request(&mut self, bytes: &[u8]) {
         if let Ok(message) = Message::from_bytes(bytes)
             && message.has_method(ALLOCATE)
-            && message.attribute::<Username>().is_ok()
+            && message.attribute::<Nonce>().is_ok()
         {
             self.named_requests.push(message.transaction_id());
         }
