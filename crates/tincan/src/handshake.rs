@@ -119,7 +119,7 @@ pub enum SessionError {
     #[error("the peer refused this node's key: it expects another one")]
     Refused,
     /// The peer closed before the handshake was through.
-    #[error("the peer broke the handshake off")]
+    #[error("the peer broke the handshake off: its own log says why")]
     BrokenOff,
     /// A node cannot have a link to itself.
     #[error("a node cannot have a link to itself")]
@@ -762,6 +762,10 @@ fn write_queue(connection: &mut Connection, stream: StreamId, queue: &mut VecDeq
 /// TLS alerts (RFC 8446 section 6.2) about keys, about versions, and all else.
 fn blame_alert(code: TransportErrorCode, key: SessionError, text: String) -> SessionError {
     const QUIC_CRYPTO: u64 = 0x100;
+    // An application's own code is not told before the handshake is through (RFC 9000 section 10.2.3).
+    if code == TransportErrorCode::APPLICATION_ERROR {
+        return SessionError::BrokenOff;
+    }
     match u64::from(code).checked_sub(QUIC_CRYPTO) {
         Some(42..=46 | 48 | 49 | 51) => key,
         Some(40 | 70 | 71 | 109 | 120) => SessionError::PeerIncompatible(text),
