@@ -1,9 +1,11 @@
-//! Every bound of the crate with its reason.
+//! Every bound of the data plane, each with its reason.
+
+use std::time::Duration;
 
 // Handshake and control messages.
 
-/// A signal's plaintext: an offer with all candidates is under 4 KiB, XMPP servers pass stanzas of 64 KiB at least.
-pub const SIGNAL_BYTES: usize = 16 * 1024;
+/// A signal's plaintext: a controller's message and its head; an offer with all candidates is under 2 KiB.
+pub const SIGNAL_BYTES: usize = CONTROLLER_MESSAGE + 64;
 /// One control message over a link's stream: a membership log entry or a page of gossip is far smaller.
 pub const MESSAGE_BYTES: usize = 64 * 1024;
 /// Control messages of a link that wait for the peer's window; beyond it `send_message` says so.
@@ -63,3 +65,76 @@ pub const HOST_CANDIDATES: usize = 16;
 pub const STUN_SERVERS: usize = 3;
 /// Port mappings at once: one for each family and protocol, and their successors.
 pub const PORT_MAPPINGS: usize = 6;
+
+// Networks, links, forwarding.
+
+/// Networks on one node: every one has a NIC.
+pub const NETWORKS: usize = 16;
+/// Peers of one network: what a mesh with links on demand is meant for, many times over.
+pub const PEERS: usize = 1024;
+/// Links of this node, all networks and attempts together; also the size of every sender's table of lanes.
+pub const LINKS: usize = 512;
+/// Own addresses of a network.
+pub const OWN_ADDRESSES: usize = 16;
+/// Inner addresses of one peer.
+pub const PEER_ADDRESSES: usize = 16;
+/// Bytes of a peer's name.
+pub const PEER_NAME: usize = 255;
+/// Names of one network's zone.
+pub const NAMES: usize = 4 * PEERS;
+/// Root keys kept here.
+pub const ROOTS: usize = 256;
+/// STUN and TURN servers of one network, each kind.
+pub const SERVERS: usize = 8;
+/// Candidates in one signal.
+pub const CANDIDATES: usize = ICE_LOCAL_CANDIDATES;
+/// Longest inner frame: the largest NIC MTU.
+pub const FRAME: usize = 9000;
+/// Smallest NIC MTU: IPv6 demands it (RFC 8200 section 5).
+pub const MTU_MIN: u16 = 1280;
+/// Longest datagram that is looked at.
+pub const DATAGRAM: usize = 65_535;
+/// Frames that wait for one peer's link.
+pub const STAGED_FRAMES: usize = 64;
+/// Bytes of frames that wait, all peers together.
+pub const STAGED_BYTES: usize = 8 << 20;
+/// A controller's message over a link or in a signal, as the link API promises.
+pub const CONTROLLER_MESSAGE: usize = 32 * 1024;
+/// What a controller may have signed.
+pub const SIGNED_PAYLOAD: usize = 16 * 1024;
+/// A signal as it comes from the rendezvous.
+pub const SIGNAL_BLOB: usize = 64 * 1024;
+/// ICE user name fragment and password: RFC 8839 section 5.4 allows 256, ours are 16 and 32.
+pub const ICE_CREDENTIAL: usize = 64;
+/// `link.ping` calls of one link that wait for an answer.
+pub const PINGS: usize = 16;
+/// How long `link.ping` waits.
+pub const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// `network.create` and `root.create` calls that wait for the machine.
+pub const PENDING_CALLS: usize = 64;
+/// Starts of a peer that are remembered, so that none of them is believed again.
+pub const RETIRED_INSTANCES: usize = 16;
+/// Signals of one peer that may cost us work, a second and at once.
+pub const SIGNALS_PER_SECOND: u32 = 20;
+/// See `SIGNALS_PER_SECOND`: a set-up with trickled candidates is under ten.
+pub const SIGNALS_BURST: u32 = 60;
+/// Paths of one link: valid pairs and addresses roamed to.
+pub const PATHS: usize = 24;
+/// Handshake datagrams that came before their pair was validated.
+pub const EARLY_DATAGRAMS: usize = 8;
+/// Probes of one link that wait for an answer.
+pub const PROBES: usize = 64;
+/// Broadcast and multicast frames of one network a second; every one is copied to all links.
+pub const GROUP_FRAMES_PER_SECOND: u32 = 200;
+/// See `GROUP_FRAMES_PER_SECOND`: a screenful of mDNS at start.
+pub const GROUP_FRAMES_BURST: u32 = 400;
+/// ICMP errors to our own host a second: RFC 4443 section 2.4 (f) asks for a bound.
+pub const ICMP_PER_SECOND: u32 = 50;
+/// See `ICMP_PER_SECOND`.
+pub const ICMP_BURST: u32 = 50;
+/// Messages of one peer's controller that came ahead of a missing one, while two handshakes carry them.
+pub const MESSAGES_AHEAD: usize = 64;
+
+const _: () = assert!(STAGED_FRAMES * FRAME <= STAGED_BYTES);
+const _: () = assert!(MTU_MIN as usize <= FRAME && FRAME < DATAGRAM);
+const _: () = assert!(CONTROLLER_MESSAGE + 64 < SIGNAL_BLOB);
