@@ -1,1 +1,413 @@
-//! Placeholder.
+//! The way of a frame: pure functions over an immutable snapshot, for the workers and the engine alike.
+//!
+//! Out: 1 the frame is parsed, 2 its source must be ours, 3 its destination names a link, 4 it must fit the path,
+//! 5 it is sealed in place, 6 the shell sends it to the path's address. What has no link, is for a group or does not
+//! fit goes to the engine.
+//! In: 1 the receiver index names a session, 2 the sender's address must be the one expected, 3 the record is opened
+//! in place, 4 the frame inside must come from an address of its sender and be for us or for all, 5 the shell gives it
+//! to the NIC. Control records, unexpected addresses, STUN and handshakes go to the engine.
+//!
+//! Promises: no allocation, lock or log; a worker never needs the engine's answer; what is refused is counted.
+//! Refuses to know: time (the engine samples the counters), sockets, how snapshots come about.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use api::{Cidr, NetworkId};
+
+use crate::forward::{DropReason, Drops, is_group};
+use crate::frame::Frame;
+use crate::limits;
+use crate::record::{HEADER, Header, Lane, OpenKeys, ReceiverIndex, SealKey, TAG};
+
+/// Bytes of TURN channel data before a record (RFC 8656 section 12.4).
+const CHANNEL: usize = 4;
+/// Room that `outbound` wants before the frame: channel data header, record header, kind (lane 0).
+pub const HEADROOM: usize = CHANNEL + HEADER + 1;
+/// Room that `outbound` wants behind the frame.
+pub const TAILROOM: usize = TAG;
+/// First payload byte of lane 0: a frame follows.
+pub const KIND_FRAME: u8 = 0;
+
+/// A link's place in the tables of senders; used again only when its link is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkSlot(u16);
+
+impl LinkSlot {
+    /// The place, if it is below `limits::LINKS`.
+    pub fn new(slot: usize) -> Option<Self> {
+        let small = u16::try_from(slot).ok()?;
+        (slot < limits::LINKS).then_some(Self(small))
+    }
+
+    /// Its number.
+    pub fn get(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// Everything that workers need, published anew whenever any of it changes.
+#[derive(Clone, Default)]
+pub struct Snapshot {
+    /// By network id.
+    pub networks: Vec<Arc<NetTable>>,
+    /// By slot.
+    pub links: Vec<Option<FastLink>>,
+    /// By receiver index.
+    pub receivers: Vec<FastReceiver>,
+    /// Addresses of TURN servers in use over UDP, sorted.
+    pub servers: Vec<SocketAddr>,
+    /// Datagrams dropped that belong to no link.
+    pub drops: Arc<Drops>,
+}
+
+/// One network's tables.
+pub struct NetTable {
+    /// The network.
+    pub network: NetworkId,
+    /// Our addresses in it.
+    pub own: Vec<IpAddr>,
+    /// Its subnets.
+    pub subnets: Vec<Cidr>,
+    /// Inner destination to link, sorted; without an entry the engine decides.
+    pub routes: Vec<(IpAddr, LinkSlot)>,
+    /// Frames dropped that belong to no link.
+    pub drops: Arc<Drops>,
+}
+
+/// A link as senders see it.
+#[derive(Clone)]
+pub struct FastLink {
+    /// The key of the current epoch.
+    pub sealer: Arc<SealKey>,
+    /// Where its datagrams go.
+    pub path: FastPath,
+    /// The largest inner frame that the path carries.
+    pub frame_max: usize,
+    /// Counters.
+    pub shared: Arc<LinkShared>,
+}
+
+/// Where datagrams go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FastPath {
+    /// Straight out of the UDP socket of the remote's family.
+    Direct {
+        /// Our address, to be set as source.
+        source: Option<IpAddr>,
+        /// Theirs.
+        remote: SocketAddr,
+    },
+    /// In channel data to a TURN server over UDP.
+    Channel {
+        /// The server.
+        server: SocketAddr,
+        /// The channel's number.
+        channel: u16,
+    },
+    /// Only the engine can send there (TURN over a stream, no channel yet, no path at all).
+    Engine,
+}
+
+/// A session as receivers see it.
+#[derive(Clone)]
+pub struct FastReceiver {
+    /// What records for it bear.
+    pub index: ReceiverIndex,
+    /// The keys of its epochs.
+    pub keys: Arc<OpenKeys>,
+    /// Where its datagrams come from as long as nothing moves.
+    pub expected: FastPath,
+    /// The network its frames belong to.
+    pub net: Arc<NetTable>,
+    /// Inner addresses of the sender.
+    pub allowed: Arc<[IpAddr]>,
+    /// Counters.
+    pub shared: Arc<LinkShared>,
+}
+
+/// What the threads share about a link: counters, and whether the engine is watching.
+#[repr(align(128))]
+#[derive(Debug, Default)]
+pub struct LinkShared {
+    /// Inner frames sent, and their bytes.
+    pub sent_frames: AtomicU64,
+    /// See `sent_frames`.
+    pub sent_bytes: AtomicU64,
+    /// Inner frames received and accepted, and their bytes.
+    pub received_frames: AtomicU64,
+    /// See `received_frames`.
+    pub received_bytes: AtomicU64,
+    /// Records opened on the expected path, frames refused included: signs of life.
+    pub opened: AtomicU64,
+    /// The engine samples the counters; cleared by it when they rest.
+    pub watched: AtomicBool,
+    /// Frames and records dropped on this link.
+    pub drops: Drops,
+}
+
+impl LinkShared {
+    fn on_sent(&self, bytes: usize) -> bool {
+        self.sent_frames.fetch_add(1, Ordering::Relaxed);
+        self.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.wants_waking()
+    }
+
+    fn on_received(&self, bytes: usize) {
+        self.received_frames.fetch_add(1, Ordering::Relaxed);
+        self.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// True for the one caller that finds the link unwatched.
+    fn wants_waking(&self) -> bool {
+        !self.watched.load(Ordering::Relaxed) && !self.watched.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// One sender's lanes, one for each link; a thread owns them for good.
+pub struct Lanes {
+    id: u8,
+    lanes: Vec<Lane>,
+}
+
+impl Lanes {
+    /// Lanes numbered `id`: 0 is the engine's, every worker has its own; none for an id that does not exist.
+    pub fn new(id: u8) -> Option<Self> {
+        let lanes = (0..limits::LINKS).map(|_| Lane::new(id)).collect::<Option<_>>()?;
+        Some(Self { id, lanes })
+    }
+
+    /// The lane of a link.
+    pub(crate) fn lane(&mut self, slot: LinkSlot) -> &mut Lane {
+        &mut self.lanes[slot.get()]
+    }
+}
+
+/// What became of a frame from the NIC.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outbound {
+    /// `buffer[range]` is a datagram for `path`.
+    Sealed {
+        /// Where it lies in the buffer.
+        range: Range<usize>,
+        /// Where it goes.
+        path: FastPath,
+        /// Its link.
+        slot: LinkSlot,
+        /// Tell the engine (`Node::handle_wake`): traffic began.
+        wake: bool,
+    },
+    /// `Node::handle_frame` knows what to do with the frame.
+    ToEngine,
+    /// Counted.
+    Dropped(DropReason),
+}
+
+/// What became of a datagram from the socket.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Inbound {
+    /// `datagram[range]` is a frame for the NIC of `network`.
+    Frame {
+        /// The network.
+        network: NetworkId,
+        /// Where it lies in the datagram.
+        range: Range<usize>,
+        /// Tell the engine (`Node::handle_opened`): traffic or an epoch began.
+        tell: Option<Tell>,
+    },
+    /// `Node::handle_udp` knows what to do with the datagram, which is unchanged.
+    ToEngine,
+    /// Counted. There may still be something to tell.
+    Dropped(DropReason, Option<Tell>),
+}
+
+/// What a worker tells the engine about a record it opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tell {
+    /// The session's index.
+    pub receiver: ReceiverIndex,
+    /// The record's epoch.
+    pub epoch: u16,
+}
+
+impl Snapshot {
+    /// The tables of a network.
+    pub fn network(&self, network: NetworkId) -> Option<&Arc<NetTable>> {
+        let at = self.networks.binary_search_by(|n| n.network.cmp(&network)).ok()?;
+        self.networks.get(at)
+    }
+
+    /// The session that an index names.
+    pub fn receiver(&self, index: ReceiverIndex) -> Option<&FastReceiver> {
+        let at = self.receivers.binary_search_by(|r| r.index.cmp(&index)).ok()?;
+        self.receivers.get(at)
+    }
+
+    fn link(&self, slot: LinkSlot) -> Option<&FastLink> {
+        self.links.get(slot.get())?.as_ref()
+    }
+}
+
+impl NetTable {
+    /// The link of an inner destination.
+    pub fn route(&self, destination: IpAddr) -> Option<LinkSlot> {
+        let at = self.routes.binary_search_by(|(ip, _)| ip.cmp(&destination)).ok()?;
+        self.routes.get(at).map(|(_, slot)| *slot)
+    }
+}
+
+/// Seals the frame `buffer[HEADROOM..buffer.len() - TAILROOM]` of a network's NIC where it lies.
+pub fn outbound(snapshot: &Snapshot, lanes: &mut Lanes, network: NetworkId, buffer: &mut [u8]) -> Outbound {
+    let Some(net) = snapshot.network(network) else {
+        return Outbound::ToEngine;
+    };
+    let frame_end = buffer.len().saturating_sub(TAILROOM);
+    let Some(frame) = buffer.get(HEADROOM..frame_end) else {
+        return dropped(&net.drops, DropReason::Malformed);
+    };
+    let Ok(parsed) = Frame::parse(frame) else {
+        return dropped(&net.drops, DropReason::Malformed);
+    };
+    if !net.own.contains(&parsed.source) {
+        return dropped(&net.drops, DropReason::OwnSource);
+    }
+    let Some(slot) = net.route(parsed.destination) else {
+        return Outbound::ToEngine;
+    };
+    let Some(link) = snapshot.link(slot) else {
+        return Outbound::ToEngine;
+    };
+    let engine_only = link.path == FastPath::Engine && lanes.id != 0;
+    if engine_only || frame.len() > link.frame_max {
+        return Outbound::ToEngine;
+    }
+    seal(link, lanes, slot, buffer)
+}
+
+/// Seals a frame for a link that is already known; room in `buffer` as for `outbound`.
+pub fn seal(link: &FastLink, lanes: &mut Lanes, slot: LinkSlot, buffer: &mut [u8]) -> Outbound {
+    let frame_bytes = buffer.len().saturating_sub(HEADROOM + TAILROOM);
+    // Lane 0 carries other things than frames too, so there a kind goes before it.
+    let start = if lanes.id == 0 {
+        buffer[HEADROOM - 1] = KIND_FRAME;
+        HEADROOM - 1 - HEADER
+    } else {
+        HEADROOM - HEADER
+    };
+    if link.sealer.seal(lanes.lane(slot), &mut buffer[start..]).is_err() {
+        return dropped(&link.shared.drops, DropReason::Exhausted);
+    }
+    let range = match link.path {
+        FastPath::Channel { channel, .. } => {
+            let length = u16::try_from(buffer.len() - start).unwrap_or(u16::MAX);
+            let head = start - CHANNEL;
+            buffer[head..head + 2].copy_from_slice(&channel.to_be_bytes());
+            buffer[head + 2..start].copy_from_slice(&length.to_be_bytes());
+            head..buffer.len()
+        }
+        FastPath::Direct { .. } | FastPath::Engine => start..buffer.len(),
+    };
+    let wake = link.shared.on_sent(frame_bytes);
+    Outbound::Sealed {
+        range,
+        path: link.path,
+        slot,
+        wake,
+    }
+}
+
+/// Opens a datagram that came from `remote` where it lies.
+pub fn inbound(snapshot: &Snapshot, remote: SocketAddr, datagram: &mut [u8]) -> Inbound {
+    let (start, path) = match unwrap_channel(snapshot, remote, datagram) {
+        Some(unwrapped) => unwrapped,
+        None => return Inbound::ToEngine,
+    };
+    let Ok(header) = Header::parse(&datagram[start..]) else {
+        return Inbound::ToEngine;
+    };
+    if header.lane == 0 {
+        return Inbound::ToEngine;
+    }
+    let Some(receiver) = snapshot.receiver(header.receiver) else {
+        snapshot.drops.count(DropReason::UnknownReceiver);
+        return Inbound::Dropped(DropReason::UnknownReceiver, None);
+    };
+    if !is_expected(receiver.expected, path) {
+        return Inbound::ToEngine;
+    }
+    let opened = match receiver.keys.open(&mut datagram[start..]) {
+        Ok(opened) => opened,
+        Err(reason) => {
+            receiver.shared.drops.count(reason.into());
+            return Inbound::Dropped(reason.into(), None);
+        }
+    };
+    receiver.shared.opened.fetch_add(1, Ordering::Relaxed);
+    let tell = (receiver.shared.wants_waking() || opened.first_of_epoch).then_some(Tell {
+        receiver: header.receiver,
+        epoch: opened.epoch,
+    });
+    if let Err(reason) = accept(receiver, opened.payload) {
+        return Inbound::Dropped(reason, tell);
+    }
+    Inbound::Frame {
+        network: receiver.net.network,
+        range: start + HEADER..datagram.len() - TAG,
+        tell,
+    }
+}
+
+/// Whether a frame that a session's sender sealed may go to the NIC; counts it either way.
+pub fn accept(receiver: &FastReceiver, frame: &[u8]) -> Result<(), DropReason> {
+    let verdict = judge(receiver, frame);
+    match verdict {
+        Ok(()) => receiver.shared.on_received(frame.len()),
+        Err(reason) => receiver.shared.drops.count(reason),
+    }
+    verdict
+}
+
+fn judge(receiver: &FastReceiver, frame: &[u8]) -> Result<(), DropReason> {
+    let parsed = Frame::parse(frame).map_err(|_| DropReason::Malformed)?;
+    if !receiver.allowed.contains(&parsed.source) {
+        return Err(DropReason::Source);
+    }
+    let net = &receiver.net;
+    if !net.own.contains(&parsed.destination) && !is_group(parsed.destination, &net.subnets) {
+        return Err(DropReason::Destination);
+    }
+    Ok(())
+}
+
+/// Where the record begins, and the path it came by.
+fn unwrap_channel(snapshot: &Snapshot, remote: SocketAddr, datagram: &[u8]) -> Option<(usize, FastPath)> {
+    if snapshot.servers.binary_search(&remote).is_err() {
+        return Some((0, FastPath::Direct { source: None, remote }));
+    }
+    let [c0, c1, l0, l1, inner @ ..] = datagram else {
+        return None;
+    };
+    let channel = u16::from_be_bytes([*c0, *c1]);
+    let length = usize::from(u16::from_be_bytes([*l0, *l1]));
+    // RFC 8656 section 12: channels are 0x4000 to 0x4FFF; over UDP there need be no padding, but may be.
+    let is_channel = (0x4000..=0x4fff).contains(&channel);
+    let server = remote;
+    (is_channel && length == inner.len()).then_some((CHANNEL, FastPath::Channel { server, channel }))
+}
+
+fn is_expected(expected: FastPath, came_by: FastPath) -> bool {
+    match (expected, came_by) {
+        (FastPath::Direct { remote: a, .. }, FastPath::Direct { remote: b, .. }) => a == b,
+        (a, b) => a == b,
+    }
+}
+
+fn dropped(drops: &Drops, reason: DropReason) -> Outbound {
+    drops.count(reason);
+    Outbound::Dropped(reason)
+}
+
+#[cfg(test)]
+mod tests;

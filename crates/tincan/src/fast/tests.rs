@@ -1,0 +1,211 @@
+//! Two snapshots back to back.
+
+use std::time::Instant;
+
+use super::*;
+use crate::frame::tests::frame;
+use crate::record::Cipher;
+use crate::session::{Role, Session, SessionKeys};
+
+const NETWORK: NetworkId = NetworkId([9; 32]);
+
+struct End {
+    snapshot: Snapshot,
+    shared: Arc<LinkShared>,
+}
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn end(own: &str, peer: &str, session: &Session, path: FastPath) -> End {
+    let slot = LinkSlot::new(3).unwrap();
+    let shared = Arc::new(LinkShared::default());
+    let net = Arc::new(NetTable {
+        network: NETWORK,
+        own: vec![own.parse().unwrap()],
+        subnets: vec!["10.1.0.0/16".parse().unwrap()],
+        routes: vec![(peer.parse().unwrap(), slot)],
+        drops: Arc::default(),
+    });
+    let mut links = vec![None; 3];
+    links.push(Some(FastLink {
+        sealer: session.sealer(),
+        path,
+        frame_max: 1400,
+        shared: shared.clone(),
+    }));
+    let servers = match path {
+        FastPath::Channel { server, .. } => vec![server],
+        _ => Vec::new(),
+    };
+    let snapshot = Snapshot {
+        networks: vec![net.clone()],
+        links,
+        receivers: vec![FastReceiver {
+            index: session.own_index(),
+            keys: session.opener(),
+            expected: path,
+            net,
+            allowed: Arc::from([peer.parse().unwrap()]),
+            shared: shared.clone(),
+        }],
+        servers,
+        drops: Arc::default(),
+    };
+    End { snapshot, shared }
+}
+
+fn pair(ann_path: FastPath, bob_path: FastPath) -> (End, End) {
+    let now = Instant::now();
+    let session = |role, own, peer| {
+        let keys = SessionKeys::new(&[1; 32], &[2; 32], Cipher::Aes256Gcm, role);
+        let index = |n| ReceiverIndex::new(n).unwrap();
+        Session::new(keys, index(peer), index(own), now)
+    };
+    let ann = end("10.1.0.1", "10.1.0.2", &session(Role::Client, 7, 8), ann_path);
+    let bob = end("10.1.0.2", "10.1.0.1", &session(Role::Server, 8, 7), bob_path);
+    (ann, bob)
+}
+
+fn direct(remote: &str) -> FastPath {
+    FastPath::Direct {
+        source: None,
+        remote: at(remote),
+    }
+}
+
+fn with_room(frame: &[u8]) -> Vec<u8> {
+    [&[0; HEADROOM][..], frame, &[0; TAILROOM]].concat()
+}
+
+fn sealed(end: &End, lanes: &mut Lanes, frame: &[u8]) -> Vec<u8> {
+    let mut buffer = with_room(frame);
+    match outbound(&end.snapshot, lanes, NETWORK, &mut buffer) {
+        Outbound::Sealed { range, .. } => buffer[range].to_vec(),
+        other => panic!("{other:?}"),
+    }
+}
+
+const ANN: &str = "192.0.2.1:1000";
+const BOB: &str = "192.0.2.2:2000";
+
+#[test]
+fn a_frame_crosses_on_a_workers_lane() {
+    let (ann, bob) = pair(direct(BOB), direct(ANN));
+    let sent = frame("10.1.0.1", "10.1.0.2", b"hello");
+    let mut datagram = sealed(&ann, &mut Lanes::new(5).unwrap(), &sent);
+    assert_eq!(datagram[0], 0x85);
+    assert_eq!(datagram.len(), sent.len() + HEADER + TAG);
+    match inbound(&bob.snapshot, at(ANN), &mut datagram) {
+        Inbound::Frame { network, range, tell } => {
+            assert_eq!((network, &datagram[range]), (NETWORK, &sent[..]));
+            assert!(tell.is_some(), "the first record of an epoch is told");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(ann.shared.sent_bytes.load(Ordering::Relaxed), sent.len() as u64);
+    assert_eq!(bob.shared.received_bytes.load(Ordering::Relaxed), sent.len() as u64);
+}
+
+#[test]
+fn traffic_wakes_the_engine_once() {
+    let (ann, bob) = pair(direct(BOB), direct(ANN));
+    let mut lanes = Lanes::new(1).unwrap();
+    let sent = frame("10.1.0.1", "10.1.0.2", b"hello");
+    let mut wakes = Vec::new();
+    for _ in 0..3 {
+        let mut buffer = with_room(&sent);
+        let Outbound::Sealed { wake, range, .. } = outbound(&ann.snapshot, &mut lanes, NETWORK, &mut buffer) else {
+            panic!("not sealed");
+        };
+        let Inbound::Frame { tell, .. } = inbound(&bob.snapshot, at(ANN), &mut buffer[range]) else {
+            panic!("not opened");
+        };
+        wakes.push((wake, tell.is_some()));
+    }
+    assert_eq!(wakes, [(true, true), (false, false), (false, false)]);
+}
+
+#[test]
+fn channel_data_is_written_and_read_in_place() {
+    let server = at("198.51.100.1:3478");
+    let channel = FastPath::Channel {
+        server,
+        channel: 0x4001,
+    };
+    let (ann, bob) = pair(channel, channel);
+    let sent = frame("10.1.0.1", "10.1.0.2", b"hello");
+    for lane in [0, 1] {
+        let datagram = sealed(&ann, &mut Lanes::new(lane).unwrap(), &sent);
+        assert_eq!(datagram[..2], [0x40, 0x01]);
+        assert_eq!(usize::from(datagram[3]) + CHANNEL, datagram.len());
+        let mut arriving = datagram.clone();
+        match inbound(&bob.snapshot, server, &mut arriving) {
+            Inbound::Frame { range, .. } if lane == 1 => assert_eq!(arriving[range], sent),
+            Inbound::ToEngine if lane == 0 => assert_eq!(arriving, datagram),
+            other => panic!("lane {lane}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn frames_with_a_foreign_source_or_destination_are_dropped_and_counted() {
+    for (source, destination, reason) in [
+        ("10.1.0.3", "10.1.0.2", DropReason::Source),
+        ("10.1.0.2", "10.1.0.2", DropReason::Source),
+        ("10.1.0.1", "10.1.0.9", DropReason::Destination),
+        ("10.1.0.1", "8.8.8.8", DropReason::Destination),
+    ] {
+        let (ann, bob) = pair(direct(BOB), direct(ANN));
+        // A hostile sender seals what its own checks would have dropped.
+        let link = ann.snapshot.links[3].as_ref().unwrap();
+        let mut buffer = with_room(&frame(source, destination, b"x"));
+        let slot = LinkSlot::new(3).unwrap();
+        let Outbound::Sealed { range, .. } = seal(link, &mut Lanes::new(1).unwrap(), slot, &mut buffer) else {
+            panic!("not sealed");
+        };
+        let got = inbound(&bob.snapshot, at(ANN), &mut buffer[range]);
+        assert!(matches!(got, Inbound::Dropped(r, _) if r == reason), "{source} {destination}: {got:?}");
+        assert_eq!(bob.shared.drops.get(reason), 1);
+        assert_eq!(bob.shared.received_frames.load(Ordering::Relaxed), 0);
+    }
+}
+
+#[test]
+fn our_own_frames_need_an_own_source() {
+    let (ann, _) = pair(direct(BOB), direct(ANN));
+    let mut lanes = Lanes::new(1).unwrap();
+    let mut verdict = |frame: &[u8]| outbound(&ann.snapshot, &mut lanes, NETWORK, &mut with_room(frame));
+    let foreign = frame("10.1.0.7", "10.1.0.2", b"x");
+    assert_eq!(verdict(&foreign), Outbound::Dropped(DropReason::OwnSource));
+    assert_eq!(verdict(b"nonsense"), Outbound::Dropped(DropReason::Malformed));
+    assert_eq!(verdict(&frame("10.1.0.1", "10.1.0.9", b"x")), Outbound::ToEngine);
+    assert_eq!(verdict(&frame("10.1.0.1", "10.1.255.255", b"x")), Outbound::ToEngine);
+    assert_eq!(verdict(&frame("10.1.0.1", "10.1.0.2", &[0; 1381])), Outbound::ToEngine);
+}
+
+#[test]
+fn what_is_not_a_record_from_the_expected_address_is_left_as_it_is() {
+    let (ann, bob) = pair(direct(BOB), direct(ANN));
+    let sent = frame("10.1.0.1", "10.1.0.2", b"hello");
+    let record = sealed(&ann, &mut Lanes::new(1).unwrap(), &sent);
+    for (remote, datagram) in [
+        ("192.0.2.9:1", record.clone()),
+        (ANN, vec![0, 1, 0, 0]),
+        (ANN, vec![0xC0; 1200]),
+        (ANN, vec![]),
+        (ANN, sealed(&ann, &mut Lanes::new(0).unwrap(), &sent)),
+    ] {
+        let mut arriving = datagram.clone();
+        assert_eq!(inbound(&bob.snapshot, at(remote), &mut arriving), Inbound::ToEngine);
+        assert_eq!(arriving, datagram);
+    }
+    let mut again = record.clone();
+    assert!(matches!(
+        inbound(&bob.snapshot, at(ANN), &mut again),
+        Inbound::Frame { .. }
+    ));
+    let got = inbound(&bob.snapshot, at(ANN), &mut record.clone());
+    assert_eq!(got, Inbound::Dropped(DropReason::Replay, None));
+}
