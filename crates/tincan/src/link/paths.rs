@@ -1,0 +1,491 @@
+//! The paths of one link: which there are, which one is used, and whether it still answers.
+//!
+//! Promises: one suspicion is first asked of the path itself and then of all others; a path is moved to only after
+//! something sealed came back over it, or ICE nominated it; every table has a bound.
+//! Refuses to know: how a probe is sealed and sent, candidates.
+//!
+//! Good -> (frames unanswered for `DOUBT_AFTER`) -> Doubt: the path is probed -> (no answer) -> Suspect: every path is
+//! probed -> (no answer) -> Lost: no path is used, ICE starts again -> (no answer for `DEAD_AFTER`) -> the link is down.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::limits;
+
+/// Frames went out for this long and nothing came back: ask the path.
+const DOUBT_AFTER: Duration = Duration::from_millis(500);
+/// At least so long the path has to answer, or twice its round trip: then ask all others.
+const ANSWER_AFTER: Duration = Duration::from_millis(400);
+/// Probes of all paths are repeated after this.
+const REPEAT_SUSPECT: Duration = Duration::from_millis(300);
+/// All paths were asked for this long: the path is lost.
+const LOST_AFTER: Duration = Duration::from_millis(1500);
+/// Probes of a lost link are repeated after this.
+const REPEAT_LOST: Duration = Duration::from_secs(1);
+/// A lost link is down after this.
+const DEAD_AFTER: Duration = Duration::from_secs(30);
+/// Nothing was heard for this long on an idle link: NATs forget UDP mappings after 30 s (RFC 4787 REQ-5 is 2 min).
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(15);
+/// One check of an unexpected address of the peer at most in this time.
+const CHECK_EVERY: Duration = Duration::from_millis(100);
+/// A probe unanswered for this long is forgotten.
+const PROBE_LIFE: Duration = Duration::from_secs(5);
+
+/// The two ends of a path: our host or relayed address, and the peer's as we see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ends {
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+}
+
+/// One path.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Path {
+    pub(crate) ends: Ends,
+    pub(crate) is_relayed: bool,
+    pub(crate) rtt: Option<Duration>,
+    /// Something came back over it.
+    is_proven: bool,
+    last_check: Option<Instant>,
+}
+
+/// What a probe is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Whether the path answers.
+    Liveness,
+    /// Whether the peer is where its record seemed to come from; then the path moves there.
+    Roam,
+    /// `link.ping`, by its number.
+    Ping(u64),
+}
+
+/// A probe on its way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Probe {
+    token: u64,
+    ends: Ends,
+    sent: Instant,
+    purpose: Purpose,
+}
+
+/// How the present path does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    Good,
+    Doubt { since: Instant },
+    Suspect { since: Instant, again: Instant },
+    Lost { since: Instant, again: Instant },
+}
+
+/// What the link must do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Probe the present path.
+    ProbeCurrent,
+    /// Probe every path.
+    ProbeAll,
+    /// There is no path any more: start ICE again, probe every path.
+    Lost,
+    /// The link is dead.
+    Dead,
+}
+
+/// What an answered probe means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Answered {
+    pub(crate) ends: Ends,
+    pub(crate) rtt: Duration,
+    pub(crate) purpose: Purpose,
+    /// The path to use has changed.
+    pub(crate) moved: bool,
+}
+
+/// All paths of a link.
+#[derive(Debug)]
+pub(crate) struct Paths {
+    list: Vec<Path>,
+    current: Option<Ends>,
+    health: Health,
+    /// Since when frames go out on the present path and nothing comes back.
+    unanswered: Option<Instant>,
+    /// When something authenticated last came, on any path.
+    heard: Instant,
+    probes: VecDeque<Probe>,
+    /// The other end decides where both settle when each prefers another path.
+    follows: bool,
+}
+
+impl Paths {
+    /// None yet.
+    pub(crate) fn new(now: Instant, follows: bool) -> Self {
+        Self {
+            list: Vec::new(),
+            current: None,
+            health: Health::Good,
+            unanswered: None,
+            heard: now,
+            probes: VecDeque::new(),
+            follows,
+        }
+    }
+
+    /// The path in use; none while lost.
+    pub(crate) fn current(&self) -> Option<Ends> {
+        match self.health {
+            Health::Lost { .. } => None,
+            _ => self.current,
+        }
+    }
+
+    /// The path in use, or the last that was.
+    pub(crate) fn last(&self) -> Option<&Path> {
+        self.current.and_then(|ends| self.find(ends))
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        self.health
+    }
+
+    pub(crate) fn heard(&self) -> Instant {
+        self.heard
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Path> {
+        self.list.iter()
+    }
+
+    fn find(&self, ends: Ends) -> Option<&Path> {
+        self.list.iter().find(|p| p.ends == ends)
+    }
+
+    /// Makes a path known. When there are too many the oldest that is not in use goes.
+    pub(crate) fn add(&mut self, ends: Ends, is_relayed: bool, rtt: Option<Duration>) {
+        if let Some(path) = self.list.iter_mut().find(|p| p.ends == ends) {
+            path.is_relayed |= is_relayed;
+            path.rtt = rtt.or(path.rtt);
+            return;
+        }
+        if self.list.len() >= limits::PATHS
+            && let Some(at) = self.list.iter().position(|p| Some(p.ends) != self.current)
+        {
+            self.list.remove(at);
+        }
+        self.list.push(Path {
+            ends,
+            is_relayed,
+            rtt,
+            is_proven: false,
+            last_check: None,
+        });
+    }
+
+    /// Forgets every path from a local address that is gone; true if the one in use was among them.
+    pub(crate) fn remove_local(&mut self, now: Instant, local: SocketAddr) -> bool {
+        let was_current = self.current.is_some_and(|ends| ends.local == local);
+        let current = self.current;
+        self.list.retain(|p| p.ends.local != local || Some(p.ends) == current);
+        if was_current && !matches!(self.health, Health::Lost { .. }) {
+            self.health = Health::Suspect {
+                since: now,
+                again: now,
+            };
+        }
+        was_current
+    }
+
+    /// Uses a path that something came back over, or that ICE agreed on; true if that changes anything.
+    pub(crate) fn use_path(&mut self, now: Instant, ends: Ends) -> bool {
+        let changed = self.current() != Some(ends);
+        if let Some(path) = self.list.iter_mut().find(|p| p.ends == ends) {
+            path.is_proven = true;
+        }
+        self.current = Some(ends);
+        if changed {
+            self.health = Health::Good;
+            self.unanswered = None;
+            self.heard = self.heard.max(now);
+        }
+        changed
+    }
+
+    /// ICE agreed on a path; true if it is used from now on.
+    pub(crate) fn on_nominated(&mut self, now: Instant, ends: Ends, is_relayed: bool) -> bool {
+        // Where both are of a kind the peer nominated it for a reason; a relay never replaces a live direct path.
+        let current_is_direct = self.last().is_some_and(|p| !p.is_relayed);
+        if self.health == Health::Good && self.current.is_some() && is_relayed && current_is_direct {
+            return false;
+        }
+        self.use_path(now, ends)
+    }
+
+    /// Frames were sent on the path in use since `since`, and nothing was heard.
+    pub(crate) fn on_unanswered(&mut self, since: Instant) {
+        self.unanswered.get_or_insert(since);
+    }
+
+    /// Whether an answer is waited for.
+    pub(crate) fn is_uneasy(&self) -> bool {
+        self.unanswered.is_some() || self.health != Health::Good
+    }
+
+    /// Records were opened on the path in use.
+    pub(crate) fn on_heard_current(&mut self, now: Instant) {
+        self.heard = self.heard.max(now);
+        if !matches!(self.health, Health::Lost { .. }) {
+            self.unanswered = None;
+            self.health = Health::Good;
+        }
+    }
+
+    /// A record was opened that came over `ends`; true if the peer must be asked whether it really is there.
+    /// A peer that searches probes all its paths: `is_search` moves nobody who is not searching too.
+    pub(crate) fn on_heard(&mut self, now: Instant, ends: Ends, is_relayed: bool, is_search: bool) -> bool {
+        if self.current() == Some(ends) {
+            self.on_heard_current(now);
+            return false;
+        }
+        self.heard = self.heard.max(now);
+        let is_known = self.find(ends).is_some_and(|p| p.is_proven);
+        self.add(ends, is_relayed, None);
+        let wanted = self.health != Health::Good || (!is_search && (!is_known || self.follows));
+        let Some(path) = self.list.iter_mut().find(|p| p.ends == ends) else {
+            return false;
+        };
+        let too_soon = path
+            .last_check
+            .is_some_and(|at| now.saturating_duration_since(at) < CHECK_EVERY);
+        if !wanted || too_soon {
+            return false;
+        }
+        path.last_check = Some(now);
+        true
+    }
+
+    /// Doubts the path in use: ICE finds it silent, or a keepalive is due.
+    pub(crate) fn doubt(&mut self, now: Instant) -> Option<Step> {
+        if self.health != Health::Good || self.current.is_none() {
+            return None;
+        }
+        self.health = Health::Doubt { since: now };
+        Some(Step::ProbeCurrent)
+    }
+
+    /// Notes a probe that leaves now.
+    pub(crate) fn on_probe_sent(&mut self, now: Instant, token: u64, ends: Ends, purpose: Purpose) {
+        let old = |p: &Probe| now.saturating_duration_since(p.sent) >= PROBE_LIFE;
+        while self.probes.front().is_some_and(old) || self.probes.len() >= limits::PROBES {
+            self.probes.pop_front();
+        }
+        self.probes.push_back(Probe {
+            token,
+            ends,
+            sent: now,
+            purpose,
+        });
+    }
+
+    /// The peer sent a token back: it is reached at the remote address that the probe went to.
+    pub(crate) fn on_answer(&mut self, now: Instant, token: u64) -> Option<Answered> {
+        let at = self.probes.iter().position(|p| p.token == token)?;
+        let probe = self.probes.remove(at)?;
+        let rtt = now.saturating_duration_since(probe.sent);
+        if let Some(path) = self.list.iter_mut().find(|p| p.ends == probe.ends) {
+            path.is_proven = true;
+            path.rtt = Some(rtt);
+        }
+        self.heard = self.heard.max(now);
+        let is_current = self.current == Some(probe.ends);
+        let searching = match self.health {
+            Health::Good | Health::Doubt { .. } => false,
+            Health::Suspect { since, .. } => probe.sent >= since,
+            // ICE may have moved on since; any sealed answer will do.
+            Health::Lost { .. } => true,
+        };
+        let moved = if searching || (probe.purpose == Purpose::Roam && !is_current) {
+            self.use_path(now, probe.ends)
+        } else {
+            false
+        };
+        if is_current {
+            self.unanswered = None;
+            self.health = Health::Good;
+        }
+        Some(Answered {
+            ends: probe.ends,
+            rtt,
+            purpose: probe.purpose,
+            moved,
+        })
+    }
+
+    /// What is due now, if anything.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Option<Step> {
+        if self.due().is_none_or(|due| now < due) {
+            return None;
+        }
+        match self.health {
+            Health::Good if self.unanswered.is_some() => self.doubt(now),
+            Health::Good => self.doubt(now),
+            Health::Doubt { .. } => {
+                self.health = Health::Suspect {
+                    since: now,
+                    again: now + REPEAT_SUSPECT,
+                };
+                Some(Step::ProbeAll)
+            }
+            Health::Suspect { since, .. } if now >= since + LOST_AFTER => {
+                self.health = Health::Lost {
+                    since: now,
+                    again: now + REPEAT_LOST,
+                };
+                Some(Step::Lost)
+            }
+            Health::Suspect { since, .. } => {
+                let again = now + REPEAT_SUSPECT;
+                self.health = Health::Suspect { since, again };
+                Some(Step::ProbeAll)
+            }
+            Health::Lost { since, .. } if now >= since + DEAD_AFTER => Some(Step::Dead),
+            Health::Lost { since, .. } => {
+                let again = now + REPEAT_LOST;
+                self.health = Health::Lost { since, again };
+                Some(Step::ProbeAll)
+            }
+        }
+    }
+
+    /// When `handle_timeout` has something to do.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.current?;
+        Some(match self.health {
+            Health::Good => {
+                let doubt = self.unanswered.map(|since| since + DOUBT_AFTER);
+                let keepalive = self.heard + KEEPALIVE;
+                doubt.map_or(keepalive, |at| at.min(keepalive))
+            }
+            Health::Doubt { since } => {
+                let rtt = self.last().and_then(|p| p.rtt).unwrap_or_default();
+                since + ANSWER_AFTER.max(rtt * 2)
+            }
+            Health::Suspect { since, again } => again.min(since + LOST_AFTER),
+            Health::Lost { since, again } => again.min(since + DEAD_AFTER),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ends(n: u16) -> Ends {
+        Ends {
+            local: SocketAddr::from(([192, 0, 2, 1], 1)),
+            remote: SocketAddr::from(([192, 0, 2, 2], n)),
+        }
+    }
+
+    fn two_paths(now: Instant) -> Paths {
+        let mut paths = Paths::new(now, false);
+        paths.add(ends(1), false, None);
+        paths.add(ends(2), true, None);
+        assert!(paths.use_path(now, ends(1)));
+        paths
+    }
+
+    /// Runs until `until` and writes down what had to be done when, in milliseconds.
+    fn run(paths: &mut Paths, start: Instant, until: u64) -> Vec<(u64, Step)> {
+        let mut steps = Vec::new();
+        while let Some(due) = paths.due().filter(|due| *due <= start + Duration::from_millis(until)) {
+            if let Some(step) = paths.handle_timeout(due) {
+                steps.push((due.saturating_duration_since(start).as_millis() as u64, step));
+                if step == Step::Dead {
+                    break;
+                }
+            }
+        }
+        steps
+    }
+
+    #[test]
+    fn unanswered_frames_lead_to_doubt_suspicion_loss_and_death() {
+        let start = Instant::now();
+        let mut paths = two_paths(start);
+        paths.on_unanswered(start);
+        let steps = run(&mut paths, start, 60_000);
+        assert_eq!(steps[..2], [(500, Step::ProbeCurrent), (900, Step::ProbeAll)]);
+        assert!(steps.contains(&(2400, Step::Lost)), "{steps:?}");
+        assert_eq!(steps.last(), Some(&(32_400, Step::Dead)));
+        assert_eq!(paths.current(), None);
+    }
+
+    #[test]
+    fn the_first_path_that_answers_a_suspicion_is_used() {
+        let start = Instant::now();
+        let mut paths = two_paths(start);
+        paths.on_unanswered(start);
+        run(&mut paths, start, 900);
+        let asked = start + Duration::from_millis(900);
+        paths.on_probe_sent(asked, 7, ends(2), Purpose::Liveness);
+        let answered = paths.on_answer(asked + Duration::from_millis(20), 7).unwrap();
+        assert!(answered.moved);
+        assert_eq!(paths.current(), Some(ends(2)));
+        assert_eq!(paths.on_answer(asked, 7), None, "a token counts once");
+    }
+
+    #[test]
+    fn one_way_traffic_keeps_its_path() {
+        let start = Instant::now();
+        let mut paths = two_paths(start);
+        paths.on_unanswered(start);
+        assert_eq!(run(&mut paths, start, 500), [(500, Step::ProbeCurrent)]);
+        let asked = start + Duration::from_millis(500);
+        paths.on_probe_sent(asked, 1, ends(1), Purpose::Liveness);
+        let answered = paths.on_answer(asked + Duration::from_millis(30), 1).unwrap();
+        assert!(!answered.moved);
+        assert_eq!(paths.health(), Health::Good);
+    }
+
+    #[test]
+    fn an_unexpected_address_is_checked_before_it_is_used() {
+        let start = Instant::now();
+        let mut paths = two_paths(start);
+        assert!(!paths.on_heard(start, ends(3), false, true), "it only searches");
+        assert!(paths.on_heard(start, ends(3), false, false));
+        assert!(!paths.on_heard(start, ends(3), false, false), "not again at once");
+        assert_eq!(paths.current(), Some(ends(1)));
+        paths.on_probe_sent(start, 9, ends(3), Purpose::Roam);
+        assert!(paths.on_answer(start, 9).unwrap().moved);
+        assert_eq!(paths.current(), Some(ends(3)));
+    }
+
+    #[test]
+    fn an_idle_link_is_asked_every_fifteen_seconds() {
+        let start = Instant::now();
+        let mut paths = two_paths(start);
+        assert_eq!(run(&mut paths, start, 15_000), [(15_000, Step::ProbeCurrent)]);
+        paths.on_heard_current(start + KEEPALIVE);
+        assert_eq!(paths.due(), Some(start + KEEPALIVE * 2));
+    }
+
+    #[test]
+    fn a_relay_does_not_replace_a_live_direct_path() {
+        let start = Instant::now();
+        let mut paths = two_paths(start);
+        assert!(!paths.on_nominated(start, ends(2), true));
+        assert!(paths.on_nominated(start, ends(4), false));
+    }
+
+    #[test]
+    fn tables_are_bounded() {
+        let start = Instant::now();
+        let mut paths = two_paths(start);
+        for n in 0..500 {
+            paths.on_heard(start, ends(n), false, false);
+            paths.on_probe_sent(start, u64::from(n), ends(n), Purpose::Liveness);
+        }
+        assert!(paths.list.len() <= limits::PATHS && paths.probes.len() <= limits::PROBES);
+        assert!(paths.find(ends(1)).is_some(), "the one in use stays");
+    }
+}
