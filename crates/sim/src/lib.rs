@@ -1,1 +1,39 @@
+//! Worlds of nodes on a simulated internet: virtual clock, wires, NATs (RFC 4787), servers, an oracle; replay by seed.
+//!
+//! Promises: the nodes run exactly the code that ships; the same seed gives the same trace of events, sizes and times;
+//! a failure names its seed. Refuses to know: real sockets, real time, what is inside a sealed record.
+//!
+//! # Replaying a seed
+//!
+//! A failing world prints its seed and the end of its trace. To see it again, alone and with the whole trace:
+//!
+//! ```text
+//! IPOP_SEED=4711 cargo nextest run -p sim replay --no-capture
+//! ```
+//!
+//! `IPOP_SEEDS=100000` makes the grand test run that many seeds instead of its usual number.
+#![forbid(unsafe_code)]
 
+pub mod clock;
+pub mod kind;
+pub mod nat;
+pub mod net;
+pub mod oracle;
+pub mod server;
+pub mod wire;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha12Rng;
+
+/// What a whole world follows from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seed(pub u64);
+
+impl Seed {
+    /// The generator for one purpose; purposes do not disturb each other's draws.
+    pub fn generator(self, purpose: u64) -> ChaCha12Rng {
+        let mut generator = ChaCha12Rng::seed_from_u64(self.0);
+        generator.set_stream(purpose);
+        generator
+    }
+}

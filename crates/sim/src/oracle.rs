@@ -1,0 +1,296 @@
+//! What must come out of a world, derived from the rules of its gateways without sending anything.
+//!
+//! Promises: says for two hosts whether UDP punching with host, reflexive and peer-reflexive addresses, both sides at
+//! once, reaches across; else whether a relay does. Refuses to know: datagrams, time, ports as numbers.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::nat::Dependence;
+use crate::net::{Family, Gateway, Holder, HostId, Net, RealmId, TcpOut};
+
+/// How two hosts can reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Straight.
+    Direct,
+    /// Through the TURN server only.
+    Relay,
+    /// Not at all.
+    Impossible,
+}
+
+/// The ways to a TURN server that relays to both address families it is reached by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Its IPv4 side.
+    pub v4: bool,
+    /// Its IPv6 side.
+    pub v6: bool,
+    /// Ports on which it takes TCP.
+    pub tcp: &'static [u16],
+}
+
+/// The verdict for two hosts, with STUN for both families somewhere in public.
+pub fn verdict(net: &Net, a: HostId, b: HostId, turn: Option<Turn>) -> Verdict {
+    if [true, false].into_iter().any(|v4| is_direct(net, a, b, v4)) {
+        return Verdict::Direct;
+    }
+    match turn {
+        Some(turn) if is_relayed(net, a, b, turn) => Verdict::Relay,
+        _ => Verdict::Impossible,
+    }
+}
+
+/// One side as the realm sees it in which both sides meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Face {
+    mapping: Dependence,
+    filtering: Dependence,
+}
+
+fn is_direct(net: &Net, a: HostId, b: HostId, v4: bool) -> bool {
+    let (Some(ip_a), Some(ip_b)) = (address(net, a, v4), address(net, b, v4)) else {
+        return false;
+    };
+    let open = |from, to, ip| matches!(way(net, from, to, ip), Some(way) if way.down.is_empty());
+    if open(a, b, ip_b) || open(b, a, ip_a) {
+        return true;
+    }
+    let reflexive = |host| reflexive(net, host, v4);
+    let (Some(seen_a), Some(seen_b)) = (reflexive(a), reflexive(b)) else {
+        return false;
+    };
+    let (Some(there), Some(back)) = (way(net, a, b, seen_b), way(net, b, a, seen_a)) else {
+        return false;
+    };
+    let face_a = face(net, v4, there.up.iter().chain(&back.down));
+    let face_b = face(net, v4, back.up.iter().chain(&there.down));
+    punches(face_a, face_b)
+}
+
+/// The gateways that a datagram passes on its way up, and those on its way down.
+struct Way {
+    up: Vec<RealmId>,
+    down: Vec<RealmId>,
+}
+
+/// The way of a datagram to an address of another host, as far as addresses alone decide it. `None`: it ends at a
+/// gateway, or at somebody else who has the same private address.
+fn way(net: &Net, from: HostId, to: HostId, address: IpAddr) -> Option<Way> {
+    let mut up = Vec::new();
+    let mut realm = net.realm(from);
+    loop {
+        match net.holder(realm, address) {
+            Some(Holder::Host(host)) => {
+                let down = Vec::new();
+                return (host == to).then_some(Way { up, down });
+            }
+            Some(Holder::Gateway(gateway)) => return descend(net, gateway, to, up),
+            None => {}
+        }
+        let (parent, gateway) = net.parent(realm)?;
+        if !gateway.udp || family(gateway, address.is_ipv4()) == Family::Absent {
+            return None;
+        }
+        up.push(realm);
+        if net.outer(realm) == Some(address) {
+            let hairpin = matches!(gateway.v4, Family::Nat(rules) if rules.hairpin);
+            return hairpin.then(|| descend(net, realm, to, up))?;
+        }
+        realm = parent;
+    }
+}
+
+/// Down through a gateway and all below it to a host.
+fn descend(net: &Net, gateway: RealmId, to: HostId, up: Vec<RealmId>) -> Option<Way> {
+    let above = net.realms_above(net.realm(to));
+    let end = above.iter().position(|realm| *realm == gateway)?;
+    let down = above[..=end].to_vec();
+    let passes = down.iter().all(|realm| passes_udp(net, *realm));
+    passes.then_some(Way { up, down })
+}
+
+fn passes_udp(net: &Net, realm: RealmId) -> bool {
+    net.parent(realm).is_none_or(|(_, gateway)| gateway.udp)
+}
+
+/// The address that a public STUN server sees; `None`: it sees nothing.
+fn reflexive(net: &Net, host: HostId, v4: bool) -> Option<IpAddr> {
+    let above = net.realms_above(net.realm(host));
+    let gateways = above.iter().filter_map(|realm| net.parent(*realm));
+    let passes = gateways
+        .into_iter()
+        .all(|(_, gateway)| gateway.udp && family(gateway, v4) != Family::Absent);
+    if !passes {
+        return None;
+    }
+    let outer = above.iter().filter_map(|realm| net.outer(*realm)).last();
+    outer.filter(|_| v4).or(address(net, host, v4))
+}
+
+/// Gateways in a row map and filter as the strictest of them.
+fn face<'a>(net: &Net, v4: bool, gateways: impl Iterator<Item = &'a RealmId>) -> Face {
+    let mut face = Face {
+        mapping: Dependence::Independent,
+        filtering: Dependence::Independent,
+    };
+    for (_, gateway) in gateways.filter_map(|realm| net.parent(*realm)) {
+        match family(gateway, v4) {
+            Family::Absent | Family::Open => {}
+            Family::Firewall(filtering) => face.filtering = face.filtering.max(filtering),
+            Family::Nat(rules) => {
+                face.mapping = face.mapping.max(rules.mapping);
+                face.filtering = face.filtering.max(rules.filtering);
+            }
+        }
+    }
+    face
+}
+
+/// An outer port of one side, as a name: the n-th one told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Port(usize);
+
+/// What decides an outer port: the side, and the destination as far as its mapping looks at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PortOf {
+    Any(Who),
+    Stun(Who),
+    Peer(Who),
+    PeerPort(Who, Port),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    A,
+    B,
+}
+
+/// After so many rounds of checks nothing new can be learnt that helps.
+const ROUNDS: usize = 4;
+
+/// Both sides send to every address of the other that they know: the one STUN saw, then every one that a check came
+/// from. True once a check arrives and its answer comes from where the check went.
+fn punches(a: Face, b: Face) -> bool {
+    let mut game = Game {
+        faces: [a, b],
+        ports: Vec::new(),
+        known: [Vec::new(), Vec::new()],
+        sent: [Vec::new(), Vec::new()],
+    };
+    for side in [Who::A, Who::B] {
+        let seen = game.port(side, None);
+        game.known[other(side) as usize].push(seen);
+    }
+    (0..ROUNDS).any(|_| game.round())
+}
+
+struct Game {
+    faces: [Face; 2],
+    ports: Vec<PortOf>,
+    /// Ports of the other side that each side knows.
+    known: [Vec<Port>; 2],
+    /// What each side has sent: from its port to the other's.
+    sent: [Vec<(Port, Port)>; 2],
+}
+
+impl Game {
+    fn round(&mut self) -> bool {
+        for side in [Who::A, Who::B] {
+            for to in self.known[side as usize].clone() {
+                let from = self.port(side, Some(to));
+                self.sent[side as usize].push((from, to));
+            }
+        }
+        [Who::A, Who::B].into_iter().any(|side| {
+            let checks = self.sent[side as usize].clone();
+            checks.into_iter().any(|(from, to)| self.check(side, from, to))
+        })
+    }
+
+    /// A check of one side; true if it is answered.
+    fn check(&mut self, side: Who, from: Port, to: Port) -> bool {
+        let peer = other(side);
+        let opened = |(source, target): &(Port, Port)| match self.faces[peer as usize].filtering {
+            Dependence::Independent => true,
+            Dependence::Address => *source == to,
+            Dependence::AddressAndPort => *source == to && *target == from,
+        };
+        if !self.sent[peer as usize].iter().any(opened) {
+            return false;
+        }
+        if !self.known[peer as usize].contains(&from) {
+            self.known[peer as usize].push(from);
+        }
+        self.port(peer, Some(from)) == to
+    }
+
+    /// The outer port of a side towards a port of the other, or towards the STUN server.
+    fn port(&mut self, side: Who, towards: Option<Port>) -> Port {
+        let of = match (self.faces[side as usize].mapping, towards) {
+            (Dependence::Independent, _) => PortOf::Any(side),
+            (_, None) => PortOf::Stun(side),
+            (Dependence::Address, Some(_)) => PortOf::Peer(side),
+            (Dependence::AddressAndPort, Some(port)) => PortOf::PeerPort(side, port),
+        };
+        let named = self.ports.iter().position(|known| *known == of);
+        Port(named.unwrap_or_else(|| {
+            self.ports.push(of);
+            self.ports.len() - 1
+        }))
+    }
+}
+
+fn other(side: Who) -> Who {
+    match side {
+        Who::A => Who::B,
+        Who::B => Who::A,
+    }
+}
+
+fn is_relayed(net: &Net, a: HostId, b: HostId, turn: Turn) -> bool {
+    let lends = |host| -> BTreeSet<bool> {
+        let reached = [(true, turn.v4), (false, turn.v6)];
+        let reached = reached
+            .into_iter()
+            .any(|(v4, there)| there && reaches(net, host, v4, turn.tcp));
+        let families = [(true, turn.v4), (false, turn.v6)].into_iter();
+        families
+            .filter(|(_, there)| reached && *there)
+            .map(|(v4, _)| v4)
+            .collect()
+    };
+    let takes = |host, v4| lends(host).contains(&v4) || reflexive(net, host, v4).is_some();
+    let through = |host, peer| lends(host).into_iter().any(|v4| takes(peer, v4));
+    through(a, b) || through(b, a)
+}
+
+/// Whether a host reaches a public server over UDP, or over TCP at one of the ports.
+fn reaches(net: &Net, host: HostId, v4: bool, tcp: &[u16]) -> bool {
+    if address(net, host, v4).is_none() {
+        return false;
+    }
+    let above = net.realms_above(net.realm(host));
+    let allows = |port: u16| {
+        let mut gateways = above.iter().filter_map(|realm| net.parent(*realm));
+        gateways.all(|(_, gateway)| match gateway.tcp {
+            TcpOut::All => true,
+            TcpOut::Only443 => port == 443,
+            TcpOut::None => false,
+        })
+    };
+    reflexive(net, host, v4).is_some() || tcp.iter().any(|port| allows(*port))
+}
+
+fn address(net: &Net, host: HostId, v4: bool) -> Option<IpAddr> {
+    let of = |ip: &&IpAddr| ip.is_ipv4() == v4;
+    net.addresses(host).iter().find(of).copied()
+}
+
+fn family(gateway: &Gateway, v4: bool) -> Family {
+    if v4 { gateway.v4 } else { gateway.v6 }
+}

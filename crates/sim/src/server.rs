@@ -1,0 +1,349 @@
+//! The servers of a world: STUN with RFC 5780 on two addresses and two ports, TURN over UDP and TCP. Real messages.
+//!
+//! Promises: answers are what real servers answer; the TURN server is `turn-server-proto`.
+//! Refuses to know: TLS. TURN over TLS is TURN over TCP to everything that this crate models.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use sans_io_time::Instant as ServerTime;
+use stun_types::TransportType;
+use stun_types::attribute::{AttributeType, MappedSocketAddr, RawAttribute, XorMappedAddress};
+use stun_types::message::{BINDING, Message, MessageClass, MessageWriteVec};
+use stun_types::prelude::{MessageWrite, MessageWriteExt};
+use turn_server_proto::api::{Transmit, TurnServerApi, TurnServerPollRet};
+use turn_server_proto::server::TurnServer;
+use turn_types::AddressFamily;
+
+use crate::clock::origin;
+use crate::net::{Arrival, ConnId, Datagram, HostId, Net, PUBLIC, Side, StreamEvent};
+use crate::oracle::Turn;
+use crate::wire::Wire;
+
+/// User name at the TURN server.
+pub const USER: &str = "ann";
+/// Password at the TURN server.
+pub const PASSWORD: &str = "a world apart";
+/// STUN's first port, and TURN's over UDP.
+pub const PORT: u16 = 3478;
+/// STUN's second port.
+pub const OTHER_PORT: u16 = 3479;
+/// TURN over TCP.
+pub const TCP_PORT: u16 = 443;
+
+/// RFC 5780 section 7.2.
+const CHANGE_REQUEST: AttributeType = AttributeType::new(0x0003);
+/// RFC 5780 section 7.3.
+const RESPONSE_ORIGIN: AttributeType = AttributeType::new(0x802b);
+/// RFC 5780 section 7.4.
+const OTHER_ADDRESS: AttributeType = AttributeType::new(0x802c);
+/// CHANGE-REQUEST: answer from the other address.
+pub const CHANGE_IP: u8 = 0x04;
+/// CHANGE-REQUEST: answer from the other port.
+pub const CHANGE_PORT: u8 = 0x02;
+
+/// A STUN server and a TURN server, both public and with both families.
+pub struct Servers {
+    stun: HostId,
+    turn: HostId,
+    turns: Vec<TurnServer>,
+    relayed: BTreeMap<SocketAddr, usize>,
+    conns: BTreeMap<ConnId, (SocketAddr, SocketAddr)>,
+    next_port: u16,
+    due: Option<Instant>,
+}
+
+impl Servers {
+    /// What the oracle needs to know of the TURN server.
+    pub const TURN: Turn = Turn {
+        v4: true,
+        v6: true,
+        tcp: &[TCP_PORT],
+    };
+
+    /// Puts both into the public realm.
+    pub fn new(net: &mut Net, wire: Wire) -> Self {
+        let stun = net.add_host(PUBLIC, true, true, wire);
+        net.add_address(stun);
+        let turn = net.add_host(PUBLIC, true, true, wire);
+        let mut servers = Servers {
+            stun,
+            turn,
+            turns: Vec::new(),
+            relayed: BTreeMap::new(),
+            conns: BTreeMap::new(),
+            next_port: 50_000,
+            due: None,
+        };
+        servers.start_turn(net);
+        servers
+    }
+
+    /// Where STUN is asked: IPv4, IPv6.
+    pub fn stun(&self, net: &Net) -> [SocketAddr; 2] {
+        let ips = net.addresses(self.stun);
+        [SocketAddr::new(ips[0], PORT), SocketAddr::new(ips[1], PORT)]
+    }
+
+    /// Where TURN listens: over UDP or TCP, for IPv4 and IPv6.
+    pub fn turn(&self, net: &Net, transport: TransportType) -> [SocketAddr; 2] {
+        let ips = net.addresses(self.turn);
+        let port = if transport == TransportType::Udp {
+            PORT
+        } else {
+            TCP_PORT
+        };
+        [SocketAddr::new(ips[0], port), SocketAddr::new(ips[1], port)]
+    }
+
+    /// The host of the TURN server.
+    pub fn turn_host(&self) -> HostId {
+        self.turn
+    }
+
+    /// Whether a host is one of these.
+    pub fn owns(&self, host: HostId) -> bool {
+        host == self.stun || host == self.turn
+    }
+
+    /// Kills the TURN server; every allocation is gone.
+    pub fn kill_turn(&mut self, net: &mut Net) {
+        net.set_up(self.turn, false);
+        self.turns.clear();
+        self.relayed.clear();
+        self.conns.clear();
+        self.due = None;
+    }
+
+    /// Starts it again, empty.
+    pub fn restart_turn(&mut self, net: &mut Net) {
+        net.set_up(self.turn, true);
+        self.start_turn(net);
+    }
+
+    /// Takes what reached one of the servers.
+    pub fn handle(&mut self, net: &mut Net, arrival: Arrival) {
+        match arrival {
+            Arrival::Datagram(host, datagram) if host == self.stun => self.answer_stun(net, &datagram),
+            Arrival::Datagram(_, datagram) => {
+                let relayed = self.relayed.get(&datagram.target).copied();
+                let listening = || self.listener(TransportType::Udp, datagram.target);
+                if let Some(index) = relayed.or_else(listening) {
+                    let Datagram { source, target, bytes } = datagram;
+                    self.receive(net, index, Transmit::new(bytes, TransportType::Udp, source, target));
+                }
+            }
+            Arrival::Stream(_, conn, event) => self.handle_stream(net, conn, event),
+        }
+    }
+
+    /// Lets the TURN server do what is due.
+    pub fn handle_timeout(&mut self, net: &mut Net) {
+        if self.due.is_some_and(|due| due <= net.now()) {
+            for index in 0..self.turns.len() {
+                self.drain(net, index);
+            }
+            self.plan(net.now());
+        }
+    }
+
+    /// When to call [`Servers::handle_timeout`] next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.due
+    }
+
+    fn start_turn(&mut self, net: &mut Net) {
+        for transport in [TransportType::Udp, TransportType::Tcp] {
+            for address in self.turn(net, transport) {
+                let mut server = TurnServer::new(transport, address, "sim".to_owned());
+                server.add_user(USER.to_owned(), PASSWORD.to_owned());
+                self.turns.push(server);
+                if transport == TransportType::Tcp {
+                    net.listen(address);
+                }
+            }
+        }
+        self.plan(net.now());
+    }
+
+    fn listener(&self, transport: TransportType, address: SocketAddr) -> Option<usize> {
+        let of = |server: &TurnServer| server.transport() == transport && server.listen_address() == address;
+        self.turns.iter().position(of)
+    }
+
+    fn handle_stream(&mut self, net: &mut Net, conn: ConnId, event: StreamEvent) {
+        let (bytes, addresses) = match event {
+            StreamEvent::Open { local, remote } => {
+                self.conns.insert(conn, (local, remote));
+                return;
+            }
+            StreamEvent::Data(bytes) => (bytes, self.conns.get(&conn).copied()),
+            // An empty read is how the TURN server learns that a stream ended.
+            StreamEvent::Closed => (Vec::new(), self.conns.remove(&conn)),
+        };
+        let Some((local, remote)) = addresses else {
+            return;
+        };
+        if let Some(index) = self.listener(TransportType::Tcp, local) {
+            let transmit = Transmit::new(bytes, TransportType::Tcp, remote, local);
+            self.receive(net, index, transmit);
+        }
+    }
+
+    fn receive(&mut self, net: &mut Net, index: usize, transmit: Transmit<Vec<u8>>) {
+        let now = server_time(net.now());
+        let reply = self.turns[index].recv(transmit, now);
+        if let Some(reply) = reply {
+            self.transmit(net, reply.build());
+        }
+        self.drain(net, index);
+        self.plan(net.now());
+    }
+
+    fn drain(&mut self, net: &mut Net, index: usize) {
+        let now = server_time(net.now());
+        loop {
+            while let Some(transmit) = self.turns[index].poll_transmit(now) {
+                self.transmit(net, transmit);
+            }
+            match self.turns[index].poll(now) {
+                TurnServerPollRet::WaitUntil(_) => return,
+                TurnServerPollRet::AllocateSocket {
+                    transport,
+                    listen_addr,
+                    client_addr,
+                    allocation_transport,
+                    family,
+                } => {
+                    let lent = self.lend(net, index, family);
+                    let server = &mut self.turns[index];
+                    server.allocated_socket(
+                        transport,
+                        listen_addr,
+                        client_addr,
+                        allocation_transport,
+                        family,
+                        Ok(lent),
+                        now,
+                    );
+                }
+                TurnServerPollRet::SocketClose { listen_addr, .. } => {
+                    self.relayed.remove(&listen_addr);
+                }
+                TurnServerPollRet::TcpClose {
+                    local_addr,
+                    remote_addr,
+                } => {
+                    if let Some(conn) = net.conn_at(local_addr, remote_addr) {
+                        net.close(conn, Side::Server);
+                    }
+                }
+                // TCP allocations (RFC 6062) are not lent: nobody asks for them.
+                TurnServerPollRet::TcpConnect { .. } => {}
+            }
+        }
+    }
+
+    fn lend(&mut self, net: &Net, index: usize, family: AddressFamily) -> SocketAddr {
+        let [v4, v6] = self.turn(net, TransportType::Udp);
+        let ip: IpAddr = if family == AddressFamily::IPV4 {
+            v4.ip()
+        } else {
+            v6.ip()
+        };
+        self.next_port = self.next_port.checked_add(1).unwrap_or(50_000);
+        let address = SocketAddr::new(ip, self.next_port);
+        self.relayed.insert(address, index);
+        address
+    }
+
+    fn transmit(&self, net: &mut Net, transmit: Transmit<Vec<u8>>) {
+        let Transmit {
+            data,
+            transport,
+            from,
+            to,
+        } = transmit;
+        if transport == TransportType::Udp {
+            let datagram = Datagram {
+                source: from,
+                target: to,
+                bytes: data,
+            };
+            net.send(self.turn, datagram);
+        } else if let Some(conn) = net.conn_at(from, to) {
+            net.write(conn, Side::Server, data);
+        }
+    }
+
+    /// Asks nothing of the servers, only of the clock: expiry is looked at every ten seconds while something is lent.
+    fn plan(&mut self, now: Instant) {
+        self.due = (!self.relayed.is_empty()).then(|| now + std::time::Duration::from_secs(10));
+    }
+
+    fn answer_stun(&self, net: &mut Net, datagram: &Datagram) {
+        let Ok(question) = Message::from_bytes(&datagram.bytes) else {
+            return;
+        };
+        let asked = question.has_class(MessageClass::Request) && question.has_method(BINDING);
+        let served = [PORT, OTHER_PORT].contains(&datagram.target.port());
+        if !asked || !served {
+            return;
+        }
+        let change = question.raw_attribute(CHANGE_REQUEST);
+        let change = change.and_then(|raw| raw.value.get(3).copied()).unwrap_or(0);
+        let other = self.other(net, datagram.target);
+        let origin = SocketAddr::new(
+            if change & CHANGE_IP != 0 {
+                other.ip()
+            } else {
+                datagram.target.ip()
+            },
+            if change & CHANGE_PORT != 0 {
+                other.port()
+            } else {
+                datagram.target.port()
+            },
+        );
+        let bytes = stun_answer(&question, datagram.source, origin, other);
+        let answer = Datagram {
+            source: origin,
+            target: datagram.source,
+            bytes,
+        };
+        net.send(self.stun, answer);
+    }
+
+    /// The address that differs in both parts; IPv6 has one IP address only.
+    fn other(&self, net: &Net, asked: SocketAddr) -> SocketAddr {
+        let ips = net.addresses(self.stun);
+        let ip = match asked.ip() {
+            ip if ip == ips[0] => ips[2],
+            ip if ip == ips[2] => ips[0],
+            ip => ip,
+        };
+        let port = if asked.port() == PORT { OTHER_PORT } else { PORT };
+        SocketAddr::new(ip, port)
+    }
+}
+
+fn stun_answer(question: &Message<'_>, seen: SocketAddr, from: SocketAddr, other: SocketAddr) -> Vec<u8> {
+    let mut answer = Message::builder_success(question, MessageWriteVec::new());
+    let mapped = XorMappedAddress::new(seen, question.transaction_id());
+    answer.add_attribute(&mapped).expect("the buffer grows");
+    for (kind, address) in [(RESPONSE_ORIGIN, from), (OTHER_ADDRESS, other)] {
+        let mut bytes = [0; 20];
+        let value = MappedSocketAddr::new(address);
+        value.write_into_unchecked(&mut bytes);
+        let raw = RawAttribute::new(kind, &bytes[..value.length() as usize]);
+        answer.add_attribute(&raw).expect("the buffer grows");
+    }
+    answer.add_fingerprint().expect("the buffer grows");
+    answer.finish()
+}
+
+fn server_time(now: Instant) -> ServerTime {
+    let since = now.saturating_duration_since(origin());
+    ServerTime::from_nanos(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}
