@@ -1,3 +1,4 @@
 //! Where nodes find each other: adapters to rendezvous services and the embedded server.
 
 pub mod sasl;
+pub mod server;

@@ -1,0 +1,36 @@
+//! Bounds of the relay.
+
+use std::time::Duration;
+
+/// RFC 8656 section 3.2: what an allocation lives without being refreshed.
+pub(super) const LIFETIME_DEFAULT: Duration = Duration::from_secs(600);
+/// RFC 8656 section 7.2: and at most.
+pub(super) const LIFETIME_MAX: Duration = Duration::from_secs(3600);
+/// RFC 8656 section 9.
+pub(super) const PERMISSION_TIME: Duration = Duration::from_secs(300);
+/// RFC 8656 section 12.
+pub(super) const CHANNEL_TIME: Duration = Duration::from_secs(600);
+/// How long a nonce is good.
+pub(super) const NONCE_TIME: Duration = Duration::from_secs(3600);
+/// Peers of one allocation: links of one node.
+pub(super) const PERMISSIONS_MAX: usize = 256;
+/// Channels of one allocation.
+pub(super) const CHANNELS_MAX: usize = 256;
+/// Addresses in one CreatePermission request.
+pub(super) const PEERS_PER_REQUEST: usize = 16;
+/// Challenges to strangers over UDP a second: they are larger than what they answer, and the sender may
+/// be forged.
+pub(super) const CHALLENGES_PER_SECOND: u32 = 200;
+/// One message of a client without allocation.
+pub(super) const STRANGER_BYTES: usize = 2 * 1024;
+/// One message of any client: the largest UDP payload with its header.
+pub(super) const MESSAGE_BYTES: usize = 65_535 + 64;
+/// Datagrams that wait for one TCP or TLS client; more are lost, as datagrams may be.
+pub(super) const STREAM_QUEUE: usize = 128;
+/// How long a TCP or TLS client may be without allocation.
+pub(super) const STREAM_IDLE: Duration = Duration::from_secs(10);
+/// Tries to find a free port in the configured range.
+pub(super) const PORT_TRIES: u32 = 32;
+/// The largest datagram of a peer that is carried; ours stay below 1500 bytes, and each allocation holds
+/// one such buffer.
+pub(super) const PEER_BYTES: usize = 9 * 1024;

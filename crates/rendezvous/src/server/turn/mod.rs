@@ -1,0 +1,402 @@
+//! STUN and TURN on real sockets: the driver of [`machine::Machine`].
+//!
+//! Each relay socket has one task, which carries peers' datagrams to the client and ends when the
+//! allocation does. Everything else happens where a client's message arrives. A datagram that cannot be
+//! passed on at once is lost, as datagrams may be; nothing waits for a slow client.
+
+pub(super) mod credentials;
+mod limits;
+mod machine;
+mod peers;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use stun_proto::types::AddressFamily;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use super::link::Wire;
+use super::session::unix_now;
+use super::{ServerError, Shared, bound_socket, store};
+use machine::{Action, Client, Machine, Open, Quotas, RelayId, Transport};
+use peers::Policy;
+
+pub use credentials::user_of as turn_user_of;
+pub use wire::{FrameError, channel_data, frame_length};
+
+/// STUN and TURN, as configured.
+#[derive(Clone)]
+pub struct TurnConfig {
+    /// UDP addresses; port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// Addresses of relay sockets; for a family without any, the address by which this host reaches the
+    /// client.
+    pub relay: Vec<RelayAddress>,
+    /// Ports of relay sockets; `0..=0` takes what the system gives.
+    pub ports: RangeInclusive<u16>,
+    /// Allocations of one account.
+    pub allocations_per_user: usize,
+    /// Allocations in all.
+    pub allocations_max: usize,
+    /// How long credentials that clients are given by XEP-0215 can start an allocation.
+    pub credential_lifetime: Duration,
+    /// Refuse peers at private addresses: for a server that strangers may have accounts on.
+    pub deny_private_peers: bool,
+    /// Allow peers on loopback: for tests.
+    pub allow_loopback_peers: bool,
+}
+
+impl Default for TurnConfig {
+    fn default() -> Self {
+        TurnConfig {
+            listen: Vec::new(),
+            relay: Vec::new(),
+            ports: 0..=0,
+            allocations_per_user: 32,
+            allocations_max: 512,
+            credential_lifetime: Duration::from_secs(12 * 3600),
+            deny_private_peers: false,
+            allow_loopback_peers: false,
+        }
+    }
+}
+
+/// Where relay sockets are bound, and what peers call that place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayAddress {
+    /// Address of this host.
+    pub bind: IpAddr,
+    /// The same, as others see it: differs behind a NAT that maps one to one.
+    pub public: IpAddr,
+}
+
+/// The relay: the machine and its sockets.
+pub(super) struct Relay {
+    machine: Mutex<Machine>,
+    sockets: Mutex<BTreeMap<RelayId, RelaySocket>>,
+    addresses: Vec<RelayAddress>,
+    ports: RangeInclusive<u16>,
+}
+
+struct RelaySocket {
+    socket: Arc<UdpSocket>,
+    task: AbortHandle,
+}
+
+impl Drop for RelaySocket {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The way back to a client.
+#[derive(Clone)]
+enum Back {
+    Udp(Arc<UdpSocket>, SocketAddr),
+    Stream(mpsc::Sender<Vec<u8>>),
+}
+
+impl Back {
+    fn send(&self, bytes: Vec<u8>) {
+        // Lost if it does not fit: the promise of a datagram.
+        let _lost = match self {
+            Back::Udp(socket, to) => socket.try_send_to(&bytes, *to).is_err(),
+            Back::Stream(queue) => queue.try_send(bytes).is_err(),
+        };
+    }
+}
+
+/// Binds a UDP socket for clients.
+pub(super) fn bind(address: SocketAddr) -> Result<UdpSocket, ServerError> {
+    udp_socket(address).map_err(|source| ServerError::Listen { address, source })
+}
+
+fn udp_socket(address: SocketAddr) -> io::Result<UdpSocket> {
+    UdpSocket::from_std(bound_socket(address, socket2::Type::DGRAM)?.into())
+}
+
+/// Serves the clients of one UDP socket until the server stops.
+pub(super) async fn serve_udp(socket: UdpSocket, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
+    let socket = Arc::new(socket);
+    let Ok(server) = socket.local_addr() else {
+        return;
+    };
+    let mut buffer = vec![0u8; limits::MESSAGE_BYTES];
+    loop {
+        let (length, peer) = tokio::select! {
+            _ = stopped.changed() => return,
+            received = socket.recv_from(&mut buffer) => match received {
+                Ok(received) => received,
+                // An ICMP error for an earlier datagram; the socket is fine.
+                Err(_) => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+            },
+        };
+        let client = Client {
+            transport: Transport::Udp,
+            server,
+            peer,
+        };
+        let back = Back::Udp(socket.clone(), peer);
+        shared.turn.handle(&shared, client, &buffer[..length], &back);
+    }
+}
+
+/// The addresses of a TCP connection.
+#[derive(Clone, Copy)]
+pub(super) struct StreamClient {
+    pub(super) server: SocketAddr,
+    peer: SocketAddr,
+}
+
+impl StreamClient {
+    pub(super) fn of(socket: &TcpStream) -> Option<Self> {
+        Some(StreamClient {
+            server: socket.local_addr().ok()?,
+            peer: socket.peer_addr().ok()?,
+        })
+    }
+}
+
+/// Serves one TCP or TLS client; `input` was read already.
+pub(super) async fn serve_stream(
+    mut wire: Box<dyn Wire>,
+    mut input: Vec<u8>,
+    addresses: StreamClient,
+    shared: &Arc<Shared>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let client = Client {
+        transport: Transport::Stream,
+        server: addresses.server,
+        peer: addresses.peer,
+    };
+    let (sender, mut queue) = mpsc::channel(limits::STREAM_QUEUE);
+    let back = Back::Stream(sender);
+    let _end = OnEnd { shared, client };
+    let mut idle_since = tokio::time::Instant::now();
+    loop {
+        if shared.turn.take_frames(shared, client, &mut input, &back).is_err() {
+            return;
+        }
+        input.reserve(super::limits::READ_BYTES);
+        tokio::select! {
+            _ = stopped.changed() => return,
+            Some(bytes) = queue.recv() => {
+                let written = timeout(super::limits::WRITE_TIME, async {
+                    wire.write_all(&bytes).await?;
+                    wire.flush().await
+                });
+                if !matches!(written.await, Ok(Ok(()))) {
+                    return;
+                }
+            }
+            read = wire.read_buf(&mut input) => if !matches!(read, Ok(1..)) {
+                return;
+            },
+            () = tokio::time::sleep_until(idle_since + limits::STREAM_IDLE) => {
+                if !shared.turn.machine().has_allocation(&client) {
+                    return;
+                }
+                idle_since = tokio::time::Instant::now();
+            }
+        }
+    }
+}
+
+/// A connection's allocation ends with it, however it ends.
+struct OnEnd<'a> {
+    shared: &'a Shared,
+    client: Client,
+}
+
+impl Drop for OnEnd<'_> {
+    fn drop(&mut self) {
+        let relay = self.shared.turn.machine().disconnected(&self.client);
+        relay.map(|relay| self.shared.turn.close(relay));
+    }
+}
+
+impl Relay {
+    pub(super) fn new(config: TurnConfig, realm: String, secret: Vec<u8>) -> Result<Self, ServerError> {
+        let policy = Policy {
+            allow_loopback: config.allow_loopback_peers,
+            deny_private: config.deny_private_peers,
+        };
+        let quotas = Quotas {
+            per_user: config.allocations_per_user,
+            total: config.allocations_max,
+        };
+        let nonce_secret = store::random::<32>()?;
+        let machine = Machine::new(realm, secret, &nonce_secret, policy, quotas, Instant::now());
+        Ok(Relay {
+            machine: Mutex::new(machine),
+            sockets: Mutex::new(BTreeMap::new()),
+            addresses: config.relay,
+            ports: config.ports,
+        })
+    }
+
+    fn machine(&self) -> MutexGuard<'_, Machine> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, BTreeMap<RelayId, RelaySocket>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Handles every whole message in `input` and removes it.
+    fn take_frames(
+        &self,
+        shared: &Arc<Shared>,
+        client: Client,
+        input: &mut Vec<u8>,
+        back: &Back,
+    ) -> Result<(), FrameError> {
+        let mut used = 0;
+        while let Some(length) = frame_length(&input[used..])? {
+            if length > limits::STRANGER_BYTES && !self.machine().has_allocation(&client) {
+                return Err(FrameError::TooLong);
+            }
+            let Some(message) = input.get(used..used + length) else {
+                break;
+            };
+            self.handle(shared, client, message, back);
+            used += length;
+        }
+        input.drain(..used);
+        Ok(())
+    }
+
+    fn handle(&self, shared: &Arc<Shared>, client: Client, message: &[u8], back: &Back) {
+        let action = self
+            .machine()
+            .handle_client(client, message, Instant::now(), unix_now());
+        match action {
+            Action::Nothing => {}
+            Action::Reply(bytes) => back.send(bytes),
+            Action::Send { relay, to, data } => {
+                if let (Some(socket), Some(data)) = (self.sockets().get(&relay), message.get(data)) {
+                    // Lost if the socket is full.
+                    let _lost = socket.socket.try_send_to(data, to).is_err();
+                }
+            }
+            Action::Open(open) => self.open(shared, *open, back),
+            Action::Close { relay, reply } => {
+                self.close(relay);
+                reply.into_iter().for_each(|bytes| back.send(bytes));
+            }
+        }
+    }
+
+    fn open(&self, shared: &Arc<Shared>, open: Open, back: &Back) {
+        let opened = self.relay_socket(&open.client, open.family);
+        let relayed = opened.as_ref().ok().map(|(_, relayed)| *relayed);
+        let (relay, reply) = self.machine().opened(open, relayed, Instant::now());
+        if let (Some(relay), Ok((socket, _))) = (relay, opened) {
+            let socket = Arc::new(socket);
+            let task = tokio::spawn(carry(shared.clone(), relay, socket.clone(), back.clone())).abort_handle();
+            self.sockets().insert(relay, RelaySocket { socket, task });
+        }
+        reply.into_iter().for_each(|bytes| back.send(bytes));
+    }
+
+    fn close(&self, relay: RelayId) {
+        self.sockets().remove(&relay);
+    }
+
+    /// A socket for peers, and its address as they see it.
+    fn relay_socket(&self, client: &Client, family: AddressFamily) -> io::Result<(UdpSocket, SocketAddr)> {
+        let v4 = family == AddressFamily::IPV4;
+        let configured = self.addresses.iter().find(|a| a.bind.is_ipv4() == v4).copied();
+        let address = match configured {
+            Some(address) => address,
+            None => own_address(client, v4).map(|ip| RelayAddress { bind: ip, public: ip })?,
+        };
+        let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+        for _ in 0..limits::PORT_TRIES {
+            match udp_socket(SocketAddr::new(address.bind, self.port()?)) {
+                Ok(socket) => {
+                    let port = socket.local_addr()?.port();
+                    return Ok((socket, SocketAddr::new(address.public, port)));
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Chosen at random, so that a stranger cannot guess where relays are.
+    fn port(&self) -> io::Result<u16> {
+        let (low, high) = (*self.ports.start(), *self.ports.end());
+        if low == 0 || high < low {
+            return Ok(0);
+        }
+        let mut random = [0u8; 4];
+        SystemRandom::new()
+            .fill(&mut random)
+            .map_err(|_| io::Error::other("no random bytes"))?;
+        let offset = u32::from_be_bytes(random) % (u32::from(high - low) + 1);
+        Ok(u16::try_from(u32::from(low) + offset).unwrap_or(low))
+    }
+}
+
+/// The address by which this host reaches the client: where the client came to, or where a datagram to it
+/// would leave.
+fn own_address(client: &Client, v4: bool) -> io::Result<IpAddr> {
+    let server = client.server.ip().to_canonical();
+    if server.is_ipv4() == v4 && !server.is_unspecified() {
+        return Ok(server);
+    }
+    let peer = SocketAddr::new(client.peer.ip().to_canonical(), client.peer.port());
+    if peer.is_ipv4() != v4 {
+        return Err(io::Error::other(
+            "this client's other address family needs a configured relay address",
+        ));
+    }
+    let any = if v4 {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    };
+    let probe = std::net::UdpSocket::bind(SocketAddr::new(any, 0))?;
+    probe.connect(peer)?;
+    Ok(probe.local_addr()?.ip())
+}
+
+/// Carries what peers send to the client, until the allocation ends.
+async fn carry(shared: Arc<Shared>, relay: RelayId, socket: Arc<UdpSocket>, back: Back) {
+    let mut buffer = vec![0u8; limits::PEER_BYTES];
+    loop {
+        let Some(expires) = shared.turn.machine().expiry(relay) else {
+            return;
+        };
+        tokio::select! {
+            received = socket.recv_from(&mut buffer) => match received {
+                Ok((length, from)) => {
+                    let bytes = shared.turn.machine().handle_peer(relay, from, &buffer[..length], Instant::now());
+                    bytes.into_iter().for_each(|bytes| back.send(bytes));
+                }
+                // An ICMP error for an earlier datagram; the socket is fine.
+                Err(_) => tokio::task::yield_now().await,
+            },
+            () = tokio::time::sleep_until(expires.into()) => {
+                if shared.turn.machine().expired(relay, Instant::now()) {
+                    return shared.turn.close(relay);
+                }
+            }
+        }
+    }
+}

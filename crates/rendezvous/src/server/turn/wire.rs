@@ -1,0 +1,184 @@
+//! Messages of STUN and TURN as bytes: framing on streams, reading, writing. No state.
+
+use std::net::{IpAddr, SocketAddr};
+
+use stun_proto::types::attribute::{AttributeType, ErrorCode, Nonce, Realm};
+use stun_proto::types::message::{IntegrityAlgorithm, IntegrityKey, Message, MessageWriteVec, StunWriteError};
+use stun_proto::types::prelude::*;
+use turn_types::attribute::{Data, XorPeerAddress};
+use turn_types::message::DATA;
+
+use super::limits;
+
+/// Why bytes on a stream are not TURN.
+#[derive(Debug, thiserror::Error, PartialEq, Eq, Clone, Copy)]
+pub enum FrameError {
+    /// The first bits are neither STUN's nor a channel's.
+    #[error("the peer does not speak TURN")]
+    NotTurn,
+    /// Longer than any datagram.
+    #[error("the peer sent a TURN message beyond the limits of this server")]
+    TooLong,
+}
+
+/// The length of the message at the start of a stream's bytes (RFC 8656 section 3.1, RFC 8489 section 7.2.2),
+/// padding included; `None` until enough is there.
+pub fn frame_length(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
+    let Some(&[first, _, high, low]) = bytes.first_chunk::<4>() else {
+        return Ok(None);
+    };
+    let body = usize::from(u16::from_be_bytes([high, low]));
+    let length = match first {
+        0x00..=0x3f if body % 4 == 0 => 20 + body,
+        // RFC 8656 section 12.5: over streams channel data is padded to four bytes.
+        0x40..=0x4f => 4 + body.next_multiple_of(4),
+        _ => return Err(FrameError::NotTurn),
+    };
+    match length > limits::MESSAGE_BYTES {
+        true => Err(FrameError::TooLong),
+        false => Ok(Some(length)),
+    }
+}
+
+/// Channel number and data of a ChannelData message.
+pub fn channel_data(bytes: &[u8]) -> Option<(u16, &[u8])> {
+    let (&[a, b, high, low], rest) = bytes.split_first_chunk::<4>()?;
+    let number = u16::from_be_bytes([a, b]);
+    let data = rest.get(..usize::from(u16::from_be_bytes([high, low])))?;
+    (0x4000..=0x4fff).contains(&number).then_some((number, data))
+}
+
+/// A ChannelData message; padded for streams.
+pub(super) fn write_channel(number: u16, data: &[u8], padded: bool) -> Option<Vec<u8>> {
+    let length = u16::try_from(data.len()).ok()?;
+    let mut out = Vec::with_capacity(4 + data.len().next_multiple_of(4));
+    out.extend_from_slice(&number.to_be_bytes());
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(data);
+    if padded {
+        out.resize(4 + data.len().next_multiple_of(4), 0);
+    }
+    Some(out)
+}
+
+/// A Data indication.
+pub(super) fn write_data(peer: SocketAddr, data: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Message::builder_indication(DATA, MessageWriteVec::with_capacity(64 + data.len()));
+    let transaction = out.transaction_id();
+    out.add_attribute(&XorPeerAddress::new(peer, transaction)).ok()?;
+    if data.len() > usize::from(u16::MAX) - 64 {
+        return None;
+    }
+    out.add_attribute(&Data::new(data)).ok()?;
+    Some(out.finish())
+}
+
+/// All peers named in a request, and whether every one could be read.
+pub(super) fn peers(message: &Message<'_>) -> Option<Vec<SocketAddr>> {
+    let transaction = message.transaction_id();
+    let raw = message
+        .iter_attributes()
+        .filter(|(_, a)| a.get_type() == XorPeerAddress::TYPE);
+    let peers: Result<Vec<_>, _> = raw
+        .take(limits::PEERS_PER_REQUEST + 1)
+        .map(|(_, a)| XorPeerAddress::from_raw(a).map(|a| canonical(a.addr(transaction))))
+        .collect();
+    peers.ok().filter(|p| p.len() <= limits::PEERS_PER_REQUEST)
+}
+
+/// IPv4-mapped addresses are IPv4 addresses, wherever they are compared.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(IpAddr::V4(ip), address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+/// Attributes that must be understood and are not (RFC 8489 section 6.3.1).
+pub(super) fn unknown(message: &Message<'_>, known: &[AttributeType]) -> Option<Vec<u8>> {
+    let answer = Message::check_attribute_types(message, known, &[], MessageWriteVec::new())?;
+    Some(answer.finish())
+}
+
+/// An answer under construction that is signed at its end, if there is a key.
+pub(super) fn answer(
+    message: MessageWriteVec,
+    attributes: &[&dyn AttributeWrite],
+    key: Option<&IntegrityKey>,
+) -> Result<Vec<u8>, StunWriteError> {
+    let mut message = message;
+    for attribute in attributes {
+        message.add_attribute(*attribute)?;
+    }
+    if let Some(key) = key {
+        message.add_message_integrity_with_key(key, IntegrityAlgorithm::Sha1)?;
+    }
+    Ok(message.finish())
+}
+
+/// A success response.
+pub(super) fn success(
+    request: &Message<'_>,
+    attributes: &[&dyn AttributeWrite],
+    key: Option<&IntegrityKey>,
+) -> Option<Vec<u8>> {
+    answer(
+        Message::builder_success(request, MessageWriteVec::with_capacity(128)),
+        attributes,
+        key,
+    )
+    .ok()
+}
+
+/// An error response.
+pub(super) fn error(request: &Message<'_>, code: u16, key: Option<&IntegrityKey>) -> Option<Vec<u8>> {
+    let code = ErrorCode::new(code, "").ok()?;
+    answer(
+        Message::builder_error(request, MessageWriteVec::with_capacity(64)),
+        &[&code],
+        key,
+    )
+    .ok()
+}
+
+/// The challenge (RFC 8489 section 9.2.4): code 401 or 438 with realm and nonce.
+pub(super) fn challenge(request: &Message<'_>, code: u16, realm: &str, nonce: &str) -> Option<Vec<u8>> {
+    let code = ErrorCode::new(code, "").ok()?;
+    let (realm, nonce) = (Realm::new(realm).ok()?, Nonce::new(nonce).ok()?);
+    let message = Message::builder_error(request, MessageWriteVec::with_capacity(128));
+    answer(message, &[&code, &realm, &nonce], None).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_on_a_stream_are_cut_right() {
+        assert_eq!(frame_length(&[0, 1, 0]), Ok(None));
+        assert_eq!(frame_length(&[0, 1, 0, 8]), Ok(Some(28)));
+        assert_eq!(frame_length(&[0x40, 0, 0, 5]), Ok(Some(12)));
+        assert_eq!(frame_length(&[0, 1, 0, 7]), Err(FrameError::NotTurn));
+        assert_eq!(frame_length(&[0x80, 0, 0, 0]), Err(FrameError::NotTurn));
+        // Every length that a header can hold is either refused or bounded (S-I01).
+        for body in 0..=u16::MAX {
+            let [high, low] = body.to_be_bytes();
+            for first in [0x00, 0x40] {
+                if let Ok(Some(length)) = frame_length(&[first, 0, high, low]) {
+                    assert!(length <= limits::MESSAGE_BYTES);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn channel_data_survives_both_ways() {
+        for padded in [false, true] {
+            let bytes = write_channel(0x4001, b"abcde", padded).unwrap();
+            assert_eq!(bytes.len(), if padded { 12 } else { 9 });
+            assert_eq!(channel_data(&bytes), Some((0x4001, &b"abcde"[..])));
+        }
+        assert_eq!(channel_data(&[0x40, 0, 0, 5, 1]), None);
+        assert_eq!(channel_data(&[0x50, 0, 0, 0]), None);
+    }
+}
