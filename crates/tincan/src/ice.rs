@@ -11,6 +11,8 @@ mod stun;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use binding::binding_answer;
 pub use binding::{BindingAnswer, BindingError, ChangeRequest, binding_request};
 pub use candidate::{AddressPolicy, Candidate, CandidateError, CandidateKind, Refused, plain};
 pub use stun::{StunClass, TransactionId, Transactions, is_stun, stun_class, stun_transaction, stun_username};

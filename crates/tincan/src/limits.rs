@@ -65,6 +65,8 @@ pub const HOST_CANDIDATES: usize = 16;
 pub const STUN_SERVERS: usize = 3;
 /// Port mappings at once: one for each family and protocol, and their successors.
 pub const PORT_MAPPINGS: usize = 6;
+/// STUN servers of one network check: the report lists each.
+pub const NETCHECK_SERVERS: usize = 8;
 
 // Networks, links, forwarding.
 

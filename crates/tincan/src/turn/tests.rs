@@ -147,7 +147,7 @@ impl Rig {
     }
 
     /// Bytes from the client (or a peer) into a listener, and everything that follows.
-    fn into_server(&mut self, listener: usize, kind: TransportType, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+    fn feed_server(&mut self, listener: usize, kind: TransportType, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         let now = self.server_now();
         let reply = self.listeners[listener].recv(Wire::new(bytes.to_vec(), kind, from, to), now);
         if let Some(reply) = reply.map(|reply| reply.build()) {
@@ -209,7 +209,7 @@ impl Rig {
                 RelayOutput::Udp { remote, bytes } => {
                     self.datagrams += 1;
                     if self.udp_up && *remote == at(UDP) {
-                        self.into_server(0, TransportType::Udp, at(CLIENT), at(UDP), bytes);
+                        self.feed_server(0, TransportType::Udp, at(CLIENT), at(UDP), bytes);
                     }
                 }
                 RelayOutput::Stream(stream, what) => self.stream_output(*stream, what),
@@ -245,7 +245,7 @@ impl Rig {
         let Some(tls) = self.tls.get_mut(&stream) else {
             // Streams cut as they like: byte after byte is the worst.
             for byte in bytes {
-                self.into_server(1, TransportType::Tcp, own, at(TCP), &[*byte]);
+                self.feed_server(1, TransportType::Tcp, own, at(TCP), &[*byte]);
             }
             return;
         };
@@ -263,7 +263,7 @@ impl Rig {
             self.relays.handle_stream(self.now, stream, StreamInput::Data(&answer));
         }
         if !clear.is_empty() {
-            self.into_server(2, TransportType::Tcp, own, at(TLS), &clear);
+            self.feed_server(2, TransportType::Tcp, own, at(TLS), &clear);
         }
     }
 
@@ -313,7 +313,7 @@ impl Rig {
     }
 
     fn peer_sends(&mut self, listener: usize, relayed: SocketAddr, bytes: &[u8]) {
-        self.into_server(listener, TransportType::Udp, at(PEER), relayed, bytes);
+        self.feed_server(listener, TransportType::Udp, at(PEER), relayed, bytes);
         self.settle();
     }
 }
@@ -445,7 +445,7 @@ fn a_channel_lets_the_fast_path_write_to_the_server_itself() {
     assert_eq!(server, at(UDP));
     let [high, low] = number.to_be_bytes();
     let frame = [&[high, low, 0, 5][..], b"quick"].concat();
-    rig.into_server(0, TransportType::Udp, at(CLIENT), server, &frame);
+    rig.feed_server(0, TransportType::Udp, at(CLIENT), server, &frame);
     assert_eq!(rig.at_peer.last().unwrap(), &(address, b"quick".to_vec()));
     rig.peer_sends(0, address, b"back");
     assert_eq!(rig.received, [(relay, at(PEER), b"back".to_vec())]);
