@@ -287,3 +287,6 @@ pub(crate) fn hkdf_into(salt: &[u8], secret: &[u8], info: &[&[u8]], out: &mut [u
         .and_then(|okm| okm.fill(out))
         .expect("less than 255 blocks are asked for");
 }
+
+#[cfg(test)]
+mod tests;

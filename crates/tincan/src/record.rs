@@ -305,6 +305,18 @@ impl SealKey {
         self.chunks_taken.load(Ordering::Relaxed) >= SOFT_CHUNKS
     }
 
+    /// As if it had sealed half of what it may.
+    #[cfg(test)]
+    pub(crate) fn wear_out(&self) {
+        self.chunks_taken.store(SOFT_CHUNKS, Ordering::Relaxed);
+    }
+
+    /// As if it had sealed all that it may.
+    #[cfg(test)]
+    pub(crate) fn use_up(&self) {
+        self.chunks_taken.store(HARD_CHUNKS, Ordering::Relaxed);
+    }
+
     /// Seals in place: `buffer` is room for the header, then the payload, then room for the tag.
     pub fn seal(&self, lane: &mut Lane, buffer: &mut [u8]) -> Result<(), SealError> {
         let Some(payload_len) = buffer.len().checked_sub(OVERHEAD) else {
@@ -508,3 +520,6 @@ impl OpenEpoch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

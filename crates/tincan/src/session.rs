@@ -298,3 +298,6 @@ impl Chain {
             .map(|(epoch, material)| Arc::new(OpenEpoch::new(&material, epoch)))
     }
 }
+
+#[cfg(test)]
+mod tests;

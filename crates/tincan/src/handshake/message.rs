@@ -111,7 +111,7 @@ pub struct Deframer {
 }
 
 impl Deframer {
-    /// Takes the next bytes of the stream; call `next` until it has no more before the next `push`.
+    /// Takes the next bytes of the stream; call `next_message` until it has no more before the next `push`.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.drain(..self.start);
         self.start = 0;
@@ -119,7 +119,7 @@ impl Deframer {
     }
 
     /// The next whole message of a known kind. After a fault the stream is lost.
-    pub fn next(&mut self) -> Result<Option<(Kind, Vec<u8>)>, MessageFault> {
+    pub fn next_message(&mut self) -> Result<Option<(Kind, Vec<u8>)>, MessageFault> {
         loop {
             let rest = &self.bytes[self.start..];
             let Some((&[code, l0, l1, l2, l3], rest)) = rest.split_first_chunk::<HEAD>() else {

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use rand::Rng;
 
 use super::*;
-use crate::keys::DeviceSecret;
-use crate::record::{HEADER, Lane, OVERHEAD};
+use crate::keys::{DeviceSecret, NodeKey};
+use crate::record::{HEADER, Lane, OVERHEAD, ReceiverIndex};
 use crate::session::Session;
 
 const NETWORK: NetworkId = NetworkId([9; 32]);
@@ -639,8 +639,8 @@ fn a_node_has_no_link_to_itself() {
 fn unknown_high_kinds_are_left_out() {
     let mut deframer = Deframer::default();
     deframer.push(&[200, 0, 0, 0, 2, 7, 7, 3, 0, 0, 0, 1, 42]);
-    assert_eq!(deframer.next(), Ok(Some((Kind::Message, vec![42]))));
-    assert_eq!(deframer.next(), Ok(None));
+    assert_eq!(deframer.next_message(), Ok(Some((Kind::Message, vec![42]))));
+    assert_eq!(deframer.next_message(), Ok(None));
 }
 
 proptest! {
@@ -663,7 +663,7 @@ proptest! {
         let _ = destination_id(&bytes);
         let mut deframer = Deframer::default();
         deframer.push(&bytes);
-        while let Ok(Some(_)) = deframer.next() {}
+        while let Ok(Some(_)) = deframer.next_message() {}
     }
 
     #[test]
@@ -676,7 +676,7 @@ proptest! {
         let mut found = Vec::new();
         for chunk in stream.chunks(cut) {
             deframer.push(chunk);
-            while let Some((_, body)) = deframer.next().expect("well formed") {
+            while let Some((_, body)) = deframer.next_message().expect("well formed") {
                 found.push(body);
             }
         }
