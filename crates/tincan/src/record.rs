@@ -403,17 +403,14 @@ impl Drop for OpenEpoch {
 
 impl OpenEpoch {
     pub(crate) fn new(material: &KeyMaterial, epoch: u16) -> Self {
-        let windows: [OnceLock<Box<Window>>; LANES as usize] = std::array::from_fn(|_| OnceLock::new());
-        // Every node sends on these two; the others are made when a lane's first record has proved itself.
-        for window in &windows[..2] {
-            let _ = window.set(Box::default());
-        }
         Self {
             epoch,
             iv: material.iv,
             key: material.cipher.key(&material.key),
             heard: AtomicBool::new(false),
-            windows,
+            // Two kilobytes each, so they are made when a lane's first record of the epoch has proved itself:
+            // most sessions rest, and three epochs of each are held ahead.
+            windows: std::array::from_fn(|_| OnceLock::new()),
         }
     }
 

@@ -157,6 +157,23 @@ mod tests {
         }
     }
 
+    /// The loops of WireGuard's table: a whole window upwards, downwards, and what then lies outside.
+    #[test]
+    fn a_whole_window_either_way() {
+        let upwards = Window::new();
+        assert!((1..=WINDOW).all(|counter| upwards.mark(counter)));
+        assert!(!upwards.mark(0));
+        assert!((1..=WINDOW).all(|counter| !upwards.mark(counter)));
+        for top in [WINDOW - 1, WINDOW, WINDOW + 1, 5 * WINDOW + 17] {
+            let downwards = Window::new();
+            let inside = top - (WINDOW - 1)..=top;
+            assert!(inside.clone().rev().all(|counter| downwards.mark(counter)));
+            assert!(inside.clone().all(|counter| !downwards.mark(counter)));
+            assert!((0..*inside.start()).all(|counter| !downwards.mark(counter)));
+            assert!(downwards.mark(top + 1));
+        }
+    }
+
     proptest! {
         #[test]
         fn agrees_with_a_set(steps in proptest::collection::vec((0u8..4, 0u64..20_000), 1..400)) {

@@ -507,6 +507,37 @@ fn replays_and_forgeries_are_nothing_to_a_live_stream() {
     assert!(world.ends.iter().all(|e| e.seen.messages == [b"still here"]));
 }
 
+/// A peer that holds the secret passes the gate with whatever it likes, at any moment.
+#[test]
+fn a_hostile_peer_behind_the_gate_does_no_harm() {
+    let mut recorded = World::fair();
+    recorded.run_to_ready();
+    for seed in 0..60 {
+        let mut world = World::stormy(seed, Weather::default());
+        let steps = world.chance.random_range(0..8);
+        for _ in 0..steps {
+            world.step();
+        }
+        for _ in 0..40 {
+            let pick = world.chance.random_range(0..recorded.tape.len());
+            let (to, datagram) = &recorded.tape[pick];
+            let mut inner = datagram[..datagram.len() - GATE_TAG].to_vec();
+            for _ in 0..world.chance.random_range(1..6) {
+                let at = world.chance.random_range(0..inner.len());
+                inner[at] = world.chance.random();
+            }
+            let length = world.chance.random_range(0..=inner.len());
+            if world.chance.random() {
+                inner.truncate(length);
+            }
+            world.ends[1 - to].handshake.gate.close(&mut inner);
+            let now = world.now;
+            world.ends[*to].handshake.handle_datagram(now, &inner);
+        }
+        world.run_until(|w| w.ends.iter().all(|e| e.seen.ready || e.is_over()));
+    }
+}
+
 #[test]
 fn a_replayed_first_flight_makes_no_second_connection() {
     let mut world = World::fair();
