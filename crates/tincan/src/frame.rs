@@ -256,7 +256,10 @@ pub(crate) mod tests {
         assert_eq!(unreachable(&icmp_error), None);
         icmp_error[20] = 8; // an echo request may be answered
         assert!(unreachable(&icmp_error).is_some());
-        assert_eq!(unreachable(&unreachable(&frame("fd00::1", "fd00::9", b"x")).unwrap()), None);
+        assert_eq!(
+            unreachable(&unreachable(&frame("fd00::1", "fd00::9", b"x")).unwrap()),
+            None
+        );
         let mut fragment = frame("10.1.0.1", "10.1.0.9", b"x");
         fragment[7] = 1;
         assert_eq!(unreachable(&fragment), None);
@@ -267,7 +270,11 @@ pub(crate) mod tests {
             ("fd00::1", "ff02::fb"),
             ("::", "fd00::2"),
         ] {
-            assert_eq!(unreachable(&frame(source, destination, b"x")), None, "{source} {destination}");
+            assert_eq!(
+                unreachable(&frame(source, destination, b"x")),
+                None,
+                "{source} {destination}"
+            );
         }
     }
 

@@ -7,9 +7,11 @@
 
 mod binding;
 mod candidate;
+mod inner;
 mod stun;
 #[cfg(test)]
 mod tests;
+mod types;
 
 #[cfg(test)]
 pub(crate) use binding::binding_answer;
@@ -17,24 +19,20 @@ pub use binding::{BindingAnswer, BindingError, ChangeRequest, binding_request};
 pub use candidate::{AddressPolicy, Candidate, CandidateError, CandidateKind, Refused, plain};
 pub use stun::{StunClass, TransactionId, Transactions, is_stun, stun_class, stun_transaction, stun_username};
 
+pub use types::{AgentEvent, Credentials, IceTransmit, Pace, Pair, PairState, seed_transactions};
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use data_encoding::BASE32_NOPAD;
 use is::stun::{StunMessage, StunPacket};
-use is::{IceAgent, IceAgentEvent, IceConnectionState, IceCreds, Protocol};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use is::{IceAgent, IceAgentEvent, IceConnectionState, Protocol};
 
 use crate::limits;
+use inner::{Budget, fresh_inner, parse_stun, same, to_is_local, to_is_remote};
 
-/// Smallest time between two checks of one agent (Ta).
-const CHECK_INTERVAL: Duration = Duration::from_millis(10);
-/// First retransmission of a check. `is` does not repeat a check when the peer's arrives (RFC 8445 section 7.3.1.4), so
-/// this is what a hole that the peer just punched waits for.
-const FIRST_RETRANSMIT: Duration = Duration::from_millis(120);
 /// How long direct candidates are tried before relays join in.
 const RELAY_HEAD_START: Duration = Duration::from_millis(300);
 /// Longest time between two checks of a pair while the link is being made, or while the chosen pair is in doubt.
@@ -53,139 +51,6 @@ const UPGRADE_FIRST: Duration = Duration::from_secs(15);
 const UPGRADE_LAST: Duration = Duration::from_secs(120);
 /// How long an attempt to get off the relay may take on an idle link.
 const UPGRADE_TRIES: Duration = Duration::from_secs(5);
-
-/// The name and password of one side's connectivity checks. The password is secret: it travels in sealed signals only.
-#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
-pub struct Credentials {
-    ufrag: String,
-    password: String,
-}
-
-impl Credentials {
-    /// Makes credentials from 32 random bytes: 96 bits of user fragment, 160 bits of password.
-    pub fn from_entropy(entropy: [u8; 32]) -> Self {
-        let (name, secret) = entropy.split_at(12);
-        Credentials {
-            ufrag: BASE32_NOPAD.encode(name).to_lowercase(),
-            password: BASE32_NOPAD.encode(secret).to_lowercase(),
-        }
-    }
-
-    /// Takes a peer's credentials; `None` where they are shorter than ours would be allowed to be, or no ICE characters.
-    pub fn from_peer(ufrag: &str, password: &str) -> Option<Self> {
-        let proper = |text: &str| {
-            text.bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'+' || b == b'/')
-        };
-        let ok = (8..=64).contains(&ufrag.len())
-            && (24..=128).contains(&password.len())
-            && proper(ufrag)
-            && proper(password);
-        ok.then(|| Credentials {
-            ufrag: ufrag.to_owned(),
-            password: password.to_owned(),
-        })
-    }
-
-    /// The user name fragment: who a check is for. Not secret.
-    pub fn ufrag(&self) -> &str {
-        &self.ufrag
-    }
-
-    /// The password, for sealing into a signal.
-    pub fn password(&self) -> &str {
-        &self.password
-    }
-
-    fn to_is(&self) -> IceCreds {
-        IceCreds {
-            ufrag: self.ufrag.clone(),
-            pass: self.password.clone(),
-        }
-    }
-}
-
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Credentials({}, ..)", self.ufrag)
-    }
-}
-
-/// Seeds the generator of this thread from which transaction ids and pair ids come. The shell seeds it with entropy
-/// on the engine's thread, a simulation with its seed so that a run replays. Answers are protected by their HMAC.
-pub fn seed_transactions(seed: u64) {
-    fastrand::seed(seed);
-}
-
-/// A STUN message to send from `local` (a host address, or a relayed one: then through its TURN server).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IceTransmit {
-    /// The local host address or relayed address it leaves from.
-    pub local: SocketAddr,
-    /// Where it goes.
-    pub remote: SocketAddr,
-    /// The STUN message.
-    pub bytes: Vec<u8>,
-}
-
-/// Two addresses between which datagrams may flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pair {
-    /// Our host address or relayed address.
-    pub local: SocketAddr,
-    /// The peer's address as we see it.
-    pub remote: SocketAddr,
-    /// Host or Relayed.
-    pub local_kind: CandidateKind,
-    /// How we know the remote address.
-    pub remote_kind: CandidateKind,
-    /// What checks said so far.
-    pub state: PairState,
-    /// Round trip of the last answered check.
-    pub rtt: Option<Duration>,
-    /// When a check was last answered, or the peer's check last came in.
-    pub last_heard: Option<Instant>,
-}
-
-impl Pair {
-    /// Whether a TURN server stands between.
-    pub fn is_relayed(&self) -> bool {
-        self.local_kind == CandidateKind::Relayed || self.remote_kind == CandidateKind::Relayed
-    }
-}
-
-/// How far checks of a pair are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PairState {
-    /// Known and not tried yet (relays in reserve).
-    Reserve,
-    /// Being tried.
-    Checking,
-    /// A check was answered.
-    Valid,
-}
-
-/// What an agent tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AgentEvent {
-    /// A pair answered a check for the first time.
-    ValidPair(Pair),
-    /// Both sides agreed on this pair; comes again when a better one is found.
-    Nominated(Pair),
-    /// The nominated pair stopped answering; all pairs are being tried again.
-    Silent(Pair),
-    /// No pair is left to try: restart with fresh candidates and credentials.
-    Disconnected,
-}
-
-/// How eagerly the agent checks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
-    /// Traffic flows: consent every 5 s.
-    Active,
-    /// Nothing flows: one keepalive in 20 s on the nominated pair, none elsewhere.
-    Idle,
-}
 
 struct Attempt {
     local: SocketAddr,
@@ -573,6 +438,10 @@ impl Agent {
         if !named {
             self.discovered.insert(remote);
         }
+        // The peer tries our relay: it has its reason.
+        if self.describe((local, remote)).local_kind == CandidateKind::Relayed {
+            self.release_relays();
+        }
         self.known((local, remote)).last_heard = Some(now);
         true
     }
@@ -837,97 +706,4 @@ impl Agent {
         };
         self.inner.set_max_stun_rto(interval);
     }
-}
-
-/// Checks per second: a bucket of `ICE_CHECK_BURST`, filled with `ICE_CHECKS_PER_SECOND`.
-struct Budget {
-    /// When the bucket would be full.
-    full_at: Instant,
-}
-
-impl Budget {
-    const EACH: Duration = Duration::from_millis(1000 / limits::ICE_CHECKS_PER_SECOND as u64);
-
-    fn new(now: Instant) -> Self {
-        Budget { full_at: now }
-    }
-
-    fn allows(&self, now: Instant) -> bool {
-        now >= self.next(now)
-    }
-
-    /// When one more check may leave.
-    fn next(&self, now: Instant) -> Instant {
-        let depth = Self::EACH * (limits::ICE_CHECK_BURST - 1);
-        self.full_at.checked_sub(depth).map_or(now, |at| at.max(now))
-    }
-
-    fn spend(&mut self, now: Instant) {
-        self.full_at = self.full_at.max(now) + Self::EACH;
-    }
-}
-
-fn fresh_inner(
-    credentials: &Credentials,
-    controlling: bool,
-    tie_breaker: u64,
-    preference: &Arc<AtomicU32>,
-    now: Instant,
-) -> IceAgent {
-    let mut inner = IceAgent::new(credentials.to_is());
-    inner.set_controlling(controlling);
-    inner.set_control_tie_breaker(tie_breaker);
-    inner.set_timing_advance(CHECK_INTERVAL);
-    inner.set_initial_stun_rto(FIRST_RETRANSMIT);
-    inner.set_max_stun_rto(SEARCH_INTERVAL);
-    inner.set_max_candidate_pairs(limits::ICE_PAIRS);
-    let preference = Arc::clone(preference);
-    inner.set_local_preference(move |_: &is::Candidate, _: usize| preference.load(Ordering::Relaxed));
-    // Without a first call `poll_timeout` stays silent.
-    inner.handle_timeout(now);
-    while inner.poll_event().is_some() {}
-    inner
-}
-
-fn parse_stun(bytes: &[u8]) -> Option<StunMessage<'_>> {
-    // `is` trusts the length field less than we do: one exact header check before its parser.
-    if bytes.len() > limits::ICE_STUN_BYTES || !is_stun(bytes) {
-        return None;
-    }
-    StunMessage::parse(bytes).ok()
-}
-
-fn same(a: &Candidate, b: &Candidate) -> bool {
-    (a.kind, a.address, a.base) == (b.kind, b.address, b.base)
-}
-
-fn to_is_local(candidate: &Candidate) -> Option<is::Candidate> {
-    match candidate.kind {
-        CandidateKind::Host => is::Candidate::host(candidate.address, Protocol::Udp).ok(),
-        CandidateKind::ServerReflexive => {
-            is::Candidate::server_reflexive(candidate.address, candidate.base, Protocol::Udp).ok()
-        }
-        CandidateKind::Relayed => is::Candidate::relayed(candidate.address, candidate.address, Protocol::Udp).ok(),
-        CandidateKind::PeerReflexive => None,
-    }
-}
-
-fn to_is_remote(candidate: &Candidate) -> is::Candidate {
-    let kind = match candidate.kind {
-        CandidateKind::Host => is::CandidateKind::Host,
-        CandidateKind::ServerReflexive => is::CandidateKind::ServerReflexive,
-        CandidateKind::PeerReflexive => is::CandidateKind::PeerReflexive,
-        CandidateKind::Relayed => is::CandidateKind::Relayed,
-    };
-    is::Candidate::from_parts(
-        "1".to_owned(),
-        1,
-        Protocol::Udp,
-        candidate.priority,
-        candidate.address,
-        kind,
-        None,
-        None,
-        None,
-    )
 }

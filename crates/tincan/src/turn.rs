@@ -4,6 +4,8 @@
 //! never printed. Refuses to know: sockets, TLS roots' origin, links.
 
 mod client;
+#[cfg(test)]
+mod link_tests;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -166,7 +166,10 @@ fn frames_with_a_foreign_source_or_destination_are_dropped_and_counted() {
             panic!("not sealed");
         };
         let got = inbound(&bob.snapshot, at(ANN), &mut buffer[range]);
-        assert!(matches!(got, Inbound::Dropped(r, _) if r == reason), "{source} {destination}: {got:?}");
+        assert!(
+            matches!(got, Inbound::Dropped(r, _) if r == reason),
+            "{source} {destination}: {got:?}"
+        );
         assert_eq!(bob.shared.drops.get(reason), 1);
         assert_eq!(bob.shared.received_frames.load(Ordering::Relaxed), 0);
     }
