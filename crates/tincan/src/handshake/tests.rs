@@ -451,6 +451,40 @@ fn both_ends_must_mean_the_same_session_and_network() {
 }
 
 #[test]
+fn keys_are_bound_to_all_that_both_ends_must_agree_on() {
+    let (low, high) = two_keys();
+    let identity = Identity::new(&config(&low, high.id(), 1));
+    let other = NodeId([1; 32]);
+    let variants = [
+        Identity {
+            network: NetworkId([8; 32]),
+            ..identity
+        },
+        Identity {
+            session: SessionId(78),
+            ..identity
+        },
+        Identity {
+            lower: other,
+            ..identity
+        },
+        Identity {
+            higher: other,
+            ..identity
+        },
+    ];
+    let context = identity.exporter_context([1, 1]);
+    for variant in variants {
+        assert_ne!(variant.exporter_context([1, 1]), context);
+        assert_ne!(variant.gate(&SECRET).first_flight, identity.gate(&SECRET).first_flight);
+    }
+    assert_ne!(identity.exporter_context([1, 2]), context);
+    assert_ne!(identity.exporter_context([2, 1]), context);
+    let mirrored = Identity::new(&config(&high, low.id(), 2));
+    assert_eq!(mirrored.exporter_context([1, 1]), context);
+}
+
+#[test]
 fn a_silent_peer_ends_in_a_timeout() {
     let weather = Weather {
         lost: 100,

@@ -196,6 +196,14 @@ fn a_receiver_cannot_pass_a_signal_on_as_one_to_somebody_else() {
 }
 
 #[test]
+fn what_is_signed_names_receiver_and_encapsulated_key() {
+    let signed = signed_part(NodeId([1; 32]), &[2; 32], b"offer");
+    assert_ne!(signed, signed_part(NodeId([3; 32]), &[2; 32], b"offer"));
+    assert_ne!(signed, signed_part(NodeId([1; 32]), &[3; 32], b"offer"));
+    assert_ne!(signed, signed_part(NodeId([1; 32]), &[2; 32], b"offes"));
+}
+
+#[test]
 fn a_newer_version_is_named() {
     let mut blob = seal_to(&key(1), key(2).id(), b"offer").expect("sealed");
     blob[0] = 9;
