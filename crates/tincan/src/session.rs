@@ -156,10 +156,12 @@ impl Session {
 
     /// Moves on what is due; true if `sealer` or `opener` changed. Call it too when `SealKey::is_worn`.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<bool, KeysExhausted> {
-        let forgot = self.receiving.forget_previous(now);
         self.sending.peer_alive |= self.receiving.opener.take_sign_of_life();
+        // Should the word of an epoch's first record have been lost on its way to the engine.
+        let followed = self.receiving.follow_heard(now);
+        let forgot = self.receiving.forget_previous(now);
         let moved = self.sending.look(self.peer_index, now)?;
-        Ok(forgot || moved)
+        Ok(followed || forgot || moved)
     }
 
     /// When `handle_timeout` wants to be called.
@@ -242,6 +244,14 @@ impl Receiving {
         self.current = epoch;
         self.previous_until = Some(now + GRACE);
         true
+    }
+
+    /// Follows to the newest epoch of which a record was opened.
+    fn follow_heard(&mut self, now: Instant) -> bool {
+        let ahead = self.opener.epochs().iter().skip(CURRENT + 1);
+        let heard = ahead.map(|keys| keys.as_ref().is_some_and(|keys| keys.is_heard()));
+        let newest = heard.zip(1u16..).filter(|(heard, _)| *heard).last();
+        newest.is_some_and(|(_, steps)| self.follow(self.current.saturating_add(steps), now))
     }
 
     fn forget_previous(&mut self, now: Instant) -> bool {

@@ -147,6 +147,20 @@ fn an_epoch_that_was_lost_whole_is_no_harm() {
 }
 
 #[test]
+fn the_receiver_follows_even_if_it_is_not_told() {
+    let mut now = Instant::now();
+    let (mut client, mut server) = pair(now);
+    let mut lane = lane();
+    for epoch in 0..6u16 {
+        let mut record = seal(&client, &mut lane, b"x");
+        assert!(server.opener().open(&mut record).is_ok(), "epoch {epoch}");
+        next_epoch(&mut client, &mut lane, &mut now);
+        let _ = server.handle_timeout(now);
+        assert_eq!(server.receiving.current, epoch);
+    }
+}
+
+#[test]
 fn a_forged_or_unproved_epoch_moves_nothing() {
     let now = Instant::now();
     let (client, mut server) = pair(now);
