@@ -31,7 +31,7 @@ use is::stun::{StunMessage, StunPacket};
 use is::{IceAgent, IceAgentEvent, IceConnectionState, Protocol};
 
 use crate::limits;
-use inner::{Budget, fresh_inner, parse_stun, same, to_is_local, to_is_remote};
+use inner::{Budget, FIRST_RETRANSMIT, fresh_inner, parse_stun, same, to_is_local, to_is_remote};
 
 /// How long direct candidates are tried before relays join in.
 const RELAY_HEAD_START: Duration = Duration::from_millis(300);
@@ -39,8 +39,10 @@ const RELAY_HEAD_START: Duration = Duration::from_millis(300);
 const SEARCH_INTERVAL: Duration = Duration::from_secs(2);
 /// Between two consent checks of a pair in use (RFC 7675: 5 s, less 20 %).
 const CONSENT_INTERVAL: Duration = Duration::from_secs(5);
-/// Between two keepalives of an idle link; NATs forget UDP mappings after 30 s.
-const IDLE_INTERVAL: Duration = Duration::from_secs(20);
+/// Between two keepalives of an idle link; NATs forget UDP mappings after 30 s, and a lost one is repeated after 1 s.
+const IDLE_INTERVAL: Duration = Duration::from_secs(25);
+/// The controlled side answers those, which keeps its NAT open too, and checks by itself now and then.
+const IDLE_ANSWERING_INTERVAL: Duration = Duration::from_secs(100);
 /// A check of the chosen pair unanswered for this long puts the pair in doubt.
 const DOUBT_AFTER: Duration = Duration::from_secs(1);
 /// A chosen pair in doubt for this long is reported silent, and every pair is tried.
@@ -702,8 +704,12 @@ impl Agent {
         let interval = match self.pace {
             _ if searching => SEARCH_INTERVAL,
             Pace::Active => CONSENT_INTERVAL,
-            Pace::Idle => IDLE_INTERVAL,
+            Pace::Idle if self.inner.controlling() => IDLE_INTERVAL,
+            Pace::Idle => IDLE_ANSWERING_INTERVAL,
         };
+        // `is` doubles from the first retransmission eight times at most, so that too bounds its longest interval.
+        let first = FIRST_RETRANSMIT.max(interval / 250);
+        self.inner.set_initial_stun_rto(first);
         self.inner.set_max_stun_rto(interval);
     }
 }

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use api::link::NatKind;
 use rand::RngCore;
 use rand_chacha::ChaCha12Rng;
 
@@ -38,6 +39,64 @@ pub struct NetReport {
     pub ipv6: Option<FamilyReport>,
     /// Each server asked.
     pub servers: Vec<ServerReport>,
+}
+
+impl NetReport {
+    /// The report as the link API has it. IPv4 speaks for the NAT where both families work.
+    pub fn to_api(&self, ipv6_configured: bool, port_mapping: Vec<String>) -> api::link::NetReport {
+        let working = |family: &Option<FamilyReport>| family.clone().filter(|family| family.works);
+        let (ipv4, ipv6) = (working(&self.ipv4), working(&self.ipv6));
+        let nat = ipv4.as_ref().or(ipv6.as_ref());
+        let blocked = match self.servers.is_empty() {
+            true => NatKind::Unknown,
+            false => NatKind::Blocked,
+        };
+        api::link::NetReport {
+            udp: self.udp,
+            ipv4: ipv4.as_ref().and_then(|family| family.mapped),
+            ipv6: ipv6.as_ref().and_then(|family| family.mapped),
+            ipv6_configured,
+            mapping: nat.map_or(blocked, |family| family.mapping.to_api()),
+            filtering: nat.map_or(blocked, |family| family.filtering.to_api()),
+            hairpin: nat.and_then(|family| family.hairpin),
+            port_mapping,
+            servers: self.servers.iter().map(ServerReport::to_api).collect(),
+        }
+    }
+}
+
+impl MappingKind {
+    fn to_api(&self) -> NatKind {
+        match self {
+            MappingKind::NoNat => NatKind::None,
+            MappingKind::EndpointIndependent => NatKind::EndpointIndependent,
+            MappingKind::AddressDependent => NatKind::AddressDependent,
+            MappingKind::AddressAndPortDependent | MappingKind::Dependent => NatKind::AddressAndPortDependent,
+            MappingKind::Unknown { .. } => NatKind::Unknown,
+        }
+    }
+}
+
+impl FilteringKind {
+    fn to_api(&self) -> NatKind {
+        match self {
+            FilteringKind::EndpointIndependent => NatKind::EndpointIndependent,
+            FilteringKind::AddressDependent => NatKind::AddressDependent,
+            FilteringKind::AddressAndPortDependent => NatKind::AddressAndPortDependent,
+            FilteringKind::Unknown { .. } => NatKind::Unknown,
+        }
+    }
+}
+
+impl ServerReport {
+    fn to_api(&self) -> api::link::ServerReport {
+        api::link::ServerReport {
+            server: self.server,
+            service: "stun".to_owned(),
+            rtt_us: self.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+            fault: self.problem.clone(),
+        }
+    }
 }
 
 /// One address family.

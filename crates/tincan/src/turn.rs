@@ -25,12 +25,14 @@ use std::time::{Duration, Instant};
 
 use crate::ice::plain;
 use crate::limits;
-use client::{Client, ClientEvent, ClientTransmit};
+use client::{Client, ClientEvent, ClientTransmit, Ending};
 
 /// How long UDP is tried alone.
 const OTHER_WAYS_AFTER: Duration = Duration::from_secs(1);
 /// Wait before a host is tried again, and how far it doubles.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// A wrong password counts as so many failures: the next attempt is half a minute away.
+const FAILURES_OF_A_WRONG_PASSWORD: u32 = 5;
 const LAST_RETRY: Duration = Duration::from_secs(120);
 
 /// All TURN allocations of the node.
@@ -366,7 +368,7 @@ impl Relays {
                     _ => self.dropped += 1,
                 }
             }
-            ClientEvent::Ended(reason) => self.ended(at, client, &reason),
+            ClientEvent::Ended(ending) => self.ended(at, client, &ending),
         }
     }
 
@@ -400,7 +402,14 @@ impl Relays {
         }
     }
 
-    fn ended(&mut self, at: usize, client: usize, reason: &str) {
+    fn ended(&mut self, at: usize, client: usize, ending: &Ending) {
+        let reason = match ending {
+            Ending::Failed(reason) => reason,
+            Ending::WrongPassword(reason) => {
+                self.hosts[at].failures = self.hosts[at].failures.max(FAILURES_OF_A_WRONG_PASSWORD);
+                reason
+            }
+        };
         let ended = &self.hosts[at].clients[client];
         let sentence = format!(
             "TURN server {} ({}): {reason}",

@@ -14,7 +14,7 @@ use crate::limits;
 const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 /// First retransmission of a check. `is` does not repeat a check when the peer's arrives (RFC 8445 section 7.3.1.4), so
 /// this is what a hole that the peer just punched waits for.
-const FIRST_RETRANSMIT: Duration = Duration::from_millis(120);
+pub(super) const FIRST_RETRANSMIT: Duration = Duration::from_millis(120);
 
 /// Checks per second: a bucket of `ICE_CHECK_BURST`, filled with `ICE_CHECKS_PER_SECOND`.
 pub(super) struct Budget {

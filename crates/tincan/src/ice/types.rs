@@ -138,6 +138,6 @@ pub enum AgentEvent {
 pub enum Pace {
     /// Traffic flows: consent every 5 s.
     Active,
-    /// Nothing flows: one keepalive in 20 s on the nominated pair, none elsewhere.
+    /// Nothing flows: one keepalive in 25 s on the nominated pair by the controlling side, none elsewhere.
     Idle,
 }

@@ -131,7 +131,7 @@ fn every_kind_of_nat_is_told_by_one_testing_server() {
             let server = net.testers[0].0;
             let (report, took) = net.check(&[server]);
             assert!(took < Duration::from_secs(8), "{took:?}");
-            let v4 = report.ipv4.unwrap();
+            let v4 = report.ipv4.clone().unwrap();
             let expected = match mapping {
                 Kind::None => MappingKind::NoNat,
                 Kind::Endpoint => MappingKind::EndpointIndependent,
@@ -147,6 +147,10 @@ fn every_kind_of_nat_is_told_by_one_testing_server() {
             assert_eq!(v4.filtering, expected, "behind mapping {mapping:?}");
             assert!(report.udp && v4.works && report.servers[0].tests_nats);
             assert_eq!(report.ipv6, None);
+            assert_eq!(
+                report.to_api(false, Vec::new()).mapping == NatKind::None,
+                mapping == Kind::None
+            );
         }
     }
 }
@@ -202,6 +206,11 @@ fn blocked_udp_is_told_within_seconds_and_names_the_server() {
     let (report, took) = net.check(&[at("198.51.100.1:3478"), at("[2001:db8::1]:3478")]);
     assert!(took < Duration::from_secs(3), "{took:?}");
     assert!(!report.udp);
+    let told = report.to_api(true, Vec::new());
+    assert_eq!(
+        (told.mapping, told.servers.len(), told.ipv4),
+        (NatKind::Blocked, 2, None)
+    );
     assert!(!report.ipv4.unwrap().works && !report.ipv6.unwrap().works);
     assert!(
         report.servers[1]

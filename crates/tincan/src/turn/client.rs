@@ -47,7 +47,16 @@ pub(super) enum ClientEvent {
         bytes: Vec<u8>,
     },
     /// It will do nothing more.
-    Ended(String),
+    Ended(Ending),
+}
+
+/// Why a client will do nothing more.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// It may be otherwise in a moment.
+    Failed(String),
+    /// Name and password are wrong: asking often only locks the account.
+    WrongPassword(String),
 }
 
 /// What a client wants on the wire.
@@ -451,9 +460,13 @@ impl Client {
     }
 
     fn end(&mut self, reason: String) {
+        self.finish(Ending::Failed(reason));
+    }
+
+    fn finish(&mut self, ending: Ending) {
         if !self.ended {
             self.ended = true;
-            self.events.push_back(ClientEvent::Ended(reason));
+            self.events.push_back(ClientEvent::Ended(ending));
         }
     }
 
@@ -480,9 +493,10 @@ impl Client {
         let named = self.named_requests.contains(&message.transaction_id());
         let name = &self.server.username;
         match (error.code(), named) {
-            (401, true) => self.end(format!(
-                "it refuses user {name:?}: the user name or the password is wrong or has expired"
-            )),
+            (401, true) => {
+                let what = "the user name or the password is wrong or has expired";
+                self.finish(Ending::WrongPassword(format!("it refuses user {name:?}: {what}")));
+            }
             (401 | 438, _) => {}
             (442, _) => self.last_refusal = Some("it does not relay UDP (error 442)".to_owned()),
             (486, _) => self.last_refusal = Some(format!("user {name:?} has used up its allocations (error 486)")),

@@ -411,6 +411,8 @@ fn a_wrong_password_is_told_at_once() {
         let told = rig.sentences();
         assert!(told[0].contains("refuses user \"ann\""), "{told:?}");
         assert!(!told[0].contains("wrong\""), "{told:?}");
+        rig.pass(Duration::from_secs(20));
+        assert_eq!(rig.sentences().len(), 1, "the account is not hammered");
     }
 }
 
