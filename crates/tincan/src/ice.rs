@@ -31,7 +31,7 @@ use is::stun::{StunMessage, StunPacket};
 use is::{IceAgent, IceAgentEvent, IceConnectionState, Protocol};
 
 use crate::limits;
-use inner::{Budget, FIRST_RETRANSMIT, fresh_inner, parse_stun, same, to_is_local, to_is_remote};
+use inner::{Budget, FIRST_RETRANSMIT, fresh_inner, parse_stun, same, silently, to_is_local, to_is_remote};
 
 /// How long direct candidates are tried before relays join in.
 const RELAY_HEAD_START: Duration = Duration::from_millis(300);
@@ -169,7 +169,7 @@ impl Agent {
 
     /// Sets the peer's credentials; checks start, and early checks of the peer are answered.
     pub fn set_remote(&mut self, now: Instant, credentials: Credentials) {
-        self.inner.set_remote_credentials(credentials.to_is());
+        silently(|| self.inner.set_remote_credentials(credentials.to_is()));
         self.remote_credentials = Some(credentials);
         if self.relays == RelayHold::Waiting {
             self.relays = RelayHold::Until(now + RELAY_HEAD_START);

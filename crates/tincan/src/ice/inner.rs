@@ -44,6 +44,7 @@ impl Budget {
     }
 }
 
+/// A new inner agent.
 pub(super) fn fresh_inner(
     credentials: &Credentials,
     controlling: bool,
@@ -51,19 +52,26 @@ pub(super) fn fresh_inner(
     preference: &Arc<AtomicU32>,
     now: Instant,
 ) -> IceAgent {
-    let mut inner = IceAgent::new(credentials.to_is());
-    inner.set_controlling(controlling);
-    inner.set_control_tie_breaker(tie_breaker);
-    inner.set_timing_advance(CHECK_INTERVAL);
-    inner.set_initial_stun_rto(FIRST_RETRANSMIT);
-    inner.set_max_stun_rto(SEARCH_INTERVAL);
-    inner.set_max_candidate_pairs(limits::ICE_PAIRS);
-    let preference = Arc::clone(preference);
-    inner.set_local_preference(move |_: &is::Candidate, _: usize| preference.load(Ordering::Relaxed));
-    // Without a first call `poll_timeout` stays silent.
-    inner.handle_timeout(now);
-    while inner.poll_event().is_some() {}
-    inner
+    silently(|| {
+        let mut inner = IceAgent::new(credentials.to_is());
+        inner.set_controlling(controlling);
+        inner.set_control_tie_breaker(tie_breaker);
+        inner.set_timing_advance(CHECK_INTERVAL);
+        inner.set_initial_stun_rto(FIRST_RETRANSMIT);
+        inner.set_max_stun_rto(SEARCH_INTERVAL);
+        inner.set_max_candidate_pairs(limits::ICE_PAIRS);
+        let preference = Arc::clone(preference);
+        inner.set_local_preference(move |_: &is::Candidate, _: usize| preference.load(Ordering::Relaxed));
+        // Without a first call `poll_timeout` stays silent.
+        inner.handle_timeout(now);
+        while inner.poll_event().is_some() {}
+        inner
+    })
+}
+
+/// Runs a call into `is` that would write a password to the log: it prints credentials at debug and trace level.
+pub(super) fn silently<T>(call: impl FnOnce() -> T) -> T {
+    tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::new(), call)
 }
 
 pub(super) fn parse_stun(bytes: &[u8]) -> Option<StunMessage<'_>> {

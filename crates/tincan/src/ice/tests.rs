@@ -652,3 +652,58 @@ fn a_lost_keepalive_is_repeated_within_seconds() {
             .any(|event| matches!(event, AgentEvent::Silent(_)))
     );
 }
+
+/// Writes down everything that is logged.
+#[derive(Clone, Default)]
+struct Listener(Arc<std::sync::Mutex<String>>);
+
+impl tracing::field::Visit for Listener {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        *self.0.lock().unwrap() += &format!("{field}={value:?}\n");
+    }
+}
+
+impl tracing::Subscriber for Listener {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, span: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        span.record(&mut self.clone());
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, values: &tracing::span::Record<'_>) {
+        values.record(&mut self.clone());
+    }
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        event.record(&mut self.clone());
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn no_password_reaches_the_log_at_any_level() {
+    let listener = Listener::default();
+    let passwords = tracing::subscriber::with_default(listener.clone(), || {
+        let mut world = World::new([Nat::PortRestricted, Nat::None], [true, false]);
+        world.exchange(true);
+        world.run(ms(3000), |w| w.both(direct)).unwrap();
+        let now = world.now;
+        let old = world.nodes[0].agent.credentials().clone();
+        world.nodes[0].agent.restart(now, Credentials::from_entropy([8; 32]), 1);
+        world.nodes[1].agent.restart(now, Credentials::from_entropy([9; 32]), 1);
+        world.exchange(false);
+        world.pass(ms(2000));
+        [
+            old,
+            world.nodes[0].agent.credentials().clone(),
+            world.nodes[1].agent.credentials().clone(),
+        ]
+    });
+    let log = listener.0.lock().unwrap();
+    assert!(log.contains("Pair") || log.contains("pair"), "something is logged");
+    for credentials in passwords {
+        assert!(!log.contains(credentials.password()));
+    }
+}

@@ -111,7 +111,7 @@ impl Client {
             stream: None,
             congested: false,
             give_up_at: Some(now + ALLOCATE_WITHIN),
-            wake_at: Some(now),
+            wake_at: None,
             named_requests: Vec::new(),
             last_refusal: None,
             relayed: Vec::new(),

@@ -558,3 +558,23 @@ fn garbage_from_the_server_changes_nothing() {
     rig.settle();
     assert!(rig.sentences()[0].ends_with("it does not speak TURN on this port"));
 }
+
+#[test]
+fn a_stream_that_is_not_connected_yet_asks_for_no_time() {
+    let mut rig = Rig::new();
+    let ways = rig.ways("secret", &[TurnTransport::Tcp]);
+    rig.relays.set_servers(rig.now, ways);
+    assert!(matches!(
+        rig.relays.poll_output(),
+        Some(RelayOutput::Stream(_, StreamOutput::Connect(_)))
+    ));
+    let mut calls = 0;
+    while let Some(due) = rig.relays.poll_timeout().filter(|_| rig.sentences().is_empty()) {
+        calls += 1;
+        assert!(calls < 10, "busy");
+        rig.now = rig.now.max(due);
+        rig.relays.handle_timeout(rig.now);
+        rig.outputs.extend(std::iter::from_fn(|| rig.relays.poll_output()));
+    }
+    assert!(rig.now - rig.start <= ms(5000));
+}
