@@ -3,4 +3,4 @@
 pub mod client;
 pub mod sasl;
 pub mod server;
-pub mod xml;
+mod xml;

@@ -12,16 +12,30 @@ use common::adapter::{Adapter, login};
 use common::prosody::{Prosody, Setup};
 
 async fn ann(server: &Prosody) -> Adapter {
-    Adapter::start(login(server.pinned(), "ann", "ann-secret"), "room1", b"ann's card", Options::default()).await
+    Adapter::start(
+        login(server.pinned(), "ann", "ann-secret"),
+        "room1",
+        b"ann's card",
+        Options::default(),
+    )
+    .await
 }
 
 async fn bob(server: &Prosody) -> Adapter {
-    Adapter::start(login(server.pinned(), "bob", "bob-secret"), "room1", b"bob's card", Options::default()).await
+    Adapter::start(
+        login(server.pinned(), "bob", "bob-secret"),
+        "room1",
+        b"bob's card",
+        Options::default(),
+    )
+    .await
 }
 
 #[tokio::test]
 async fn two_meet_and_see_cards_updates_and_absence() {
-    let Some(server) = Prosody::start(&Setup::default()) else { return };
+    let Some(server) = Prosody::start(&Setup::default()) else {
+        return;
+    };
     let (mut ann, mut bob) = (ann(&server).await, bob(&server).await);
     ann.online().await;
     bob.online().await;
@@ -35,7 +49,9 @@ async fn two_meet_and_see_cards_updates_and_absence() {
 
 #[tokio::test]
 async fn bytes_of_every_size_go_both_ways() {
-    let Some(server) = Prosody::start(&Setup::default()) else { return };
+    let Some(server) = Prosody::start(&Setup::default()) else {
+        return;
+    };
     let (mut ann, mut bob) = (ann(&server).await, bob(&server).await);
     let bob_seen = ann.present(b"bob's card").await;
     let ann_seen = bob.present(b"ann's card").await;
@@ -50,7 +66,9 @@ async fn bytes_of_every_size_go_both_ways() {
 
 #[tokio::test]
 async fn a_cut_connection_is_an_absence() {
-    let Some(server) = Prosody::start(&Setup::default()) else { return };
+    let Some(server) = Prosody::start(&Setup::default()) else {
+        return;
+    };
     let (mut ann, bob) = (ann(&server).await, bob(&server).await);
     let bob_seen = ann.present(b"bob's card").await;
     drop(bob);
@@ -59,31 +77,56 @@ async fn a_cut_connection_is_an_absence() {
 
 #[tokio::test]
 async fn starttls_and_certificates_do_as_well() {
-    let Some(server) = Prosody::start(&Setup::default()) else { return };
+    let Some(server) = Prosody::start(&Setup::default()) else {
+        return;
+    };
     let room = "room1";
-    let options = Options { roots: Roots::File(server.ca_file()) };
-    let mut certified =
-        Adapter::start(login(server.certified(), "ann", "ann-secret"), room, b"1", options.clone()).await;
-    let mut pinned =
-        Adapter::start(login(server.pinned_starttls(), "bob", "bob-secret"), room, b"2", Options::default()).await;
+    let options = Options {
+        roots: Roots::File(server.ca_file()),
+    };
+    let mut certified = Adapter::start(
+        login(server.certified(), "ann", "ann-secret"),
+        room,
+        b"1",
+        options.clone(),
+    )
+    .await;
+    let mut pinned = Adapter::start(
+        login(server.pinned_starttls(), "bob", "bob-secret"),
+        room,
+        b"2",
+        Options::default(),
+    )
+    .await;
     certified.present(b"2").await;
     pinned.present(b"1").await;
 }
 
 #[tokio::test]
 async fn a_wrong_password_is_named() {
-    let Some(server) = Prosody::start(&Setup::default()) else { return };
+    let Some(server) = Prosody::start(&Setup::default()) else {
+        return;
+    };
     let mut ann = Adapter::start(login(server.pinned(), "ann", "wrong"), "room1", b"", Options::default()).await;
     let (fault, reason, retry_ms) = ann.offline().await;
     assert_eq!(fault, RendezvousFault::WrongPassword);
-    assert!(reason.contains("ann@rdv.test") && reason.contains("127.0.0.1"), "{reason}");
+    assert!(
+        reason.contains("ann@rdv.test") && reason.contains("127.0.0.1"),
+        "{reason}"
+    );
     assert!(retry_ms > 1_000 && !reason.contains("wrong\""), "{reason}");
 }
 
 #[tokio::test]
 async fn an_impostor_is_named() {
-    let Some(server) = Prosody::start(&Setup::default()) else { return };
-    for (port, pin) in [(server.direct_port, Some([7; 32])), (server.port, Some([7; 32])), (server.port, None)] {
+    let Some(server) = Prosody::start(&Setup::default()) else {
+        return;
+    };
+    for (port, pin) in [
+        (server.direct_port, Some([7; 32])),
+        (server.port, Some([7; 32])),
+        (server.port, None),
+    ] {
         let address = server.address(port, pin);
         let mut ann = Adapter::start(login(address, "ann", "ann-secret"), "room1", b"", Options::default()).await;
         let (fault, reason, _) = ann.offline().await;
@@ -93,20 +136,29 @@ async fn an_impostor_is_named() {
 
 #[tokio::test]
 async fn a_certificate_for_another_domain_is_refused() {
-    let Some(server) = Prosody::start(&Setup::default()) else { return };
+    let Some(server) = Prosody::start(&Setup::default()) else {
+        return;
+    };
     let mut address = server.certified();
     address.domain = "other.test".into();
-    let options = Options { roots: Roots::File(server.ca_file()) };
+    let options = Options {
+        roots: Roots::File(server.ca_file()),
+    };
     let mut ann = Adapter::start(login(address, "ann", "ann-secret"), "room1", b"", options).await;
     let (fault, reason, _) = ann.offline().await;
     // Prosody itself may refuse a domain that it does not serve.
-    assert!(matches!(fault, RendezvousFault::Impostor | RendezvousFault::Unsuitable), "{reason}");
+    assert!(
+        matches!(fault, RendezvousFault::Impostor | RendezvousFault::Unsuitable),
+        "{reason}"
+    );
     assert!(reason.contains("domain") || reason.contains("other.test"), "{reason}");
 }
 
 #[tokio::test]
 async fn nobody_at_home_is_unreachable() {
-    let Some(mut server) = Prosody::start(&Setup::default()) else { return };
+    let Some(mut server) = Prosody::start(&Setup::default()) else {
+        return;
+    };
     server.kill();
     let mut ann = ann(&server).await;
     assert_eq!(ann.offline().await.0, RendezvousFault::Unreachable);
@@ -116,7 +168,9 @@ async fn nobody_at_home_is_unreachable() {
 
 #[tokio::test]
 async fn a_restart_of_the_server_heals_by_itself() {
-    let Some(mut server) = Prosody::start(&Setup::default()) else { return };
+    let Some(mut server) = Prosody::start(&Setup::default()) else {
+        return;
+    };
     let (mut ann, mut bob) = (ann(&server).await, bob(&server).await);
     ann.present(b"bob's card").await;
     bob.present(b"ann's card").await;
@@ -133,7 +187,12 @@ async fn a_restart_of_the_server_heals_by_itself() {
 
 #[tokio::test]
 async fn accounts_are_registered_where_the_server_allows() {
-    let Some(server) = Prosody::start(&Setup { registration: true, ..Setup::default() }) else { return };
+    let Some(server) = Prosody::start(&Setup {
+        registration: true,
+        ..Setup::default()
+    }) else {
+        return;
+    };
     let mut carla = login(server.pinned(), "carla", "carla-secret");
     carla.register = true;
     // The second time the account is there.
@@ -149,12 +208,17 @@ async fn accounts_are_registered_where_the_server_allows() {
 
 #[tokio::test]
 async fn refused_registration_is_named() {
-    let Some(server) = Prosody::start(&Setup::default()) else { return };
+    let Some(server) = Prosody::start(&Setup::default()) else {
+        return;
+    };
     let mut carla = login(server.pinned(), "carla", "carla-secret");
     carla.register = true;
     let mut carla = Adapter::start(carla, "room1", b"", Options::default()).await;
     assert_eq!(carla.offline().await.0, RendezvousFault::RegistrationRefused);
-    let setup = Setup { modules: &["smacks", "invites_register"], ..Setup::default() };
+    let setup = Setup {
+        modules: &["smacks", "invites_register"],
+        ..Setup::default()
+    };
     let Some(server) = Prosody::start(&setup) else { return };
     let mut dora = login(server.pinned(), "dora", "dora-secret");
     dora.register = true;
@@ -162,17 +226,30 @@ async fn refused_registration_is_named() {
     let mut dora = Adapter::start(dora, "room1", b"", Options::default()).await;
     let (fault, reason, _) = dora.offline().await;
     assert_eq!(fault, RendezvousFault::RegistrationRefused);
-    assert!(reason.contains("token") && !reason.contains("no-such-token"), "{reason}");
+    assert!(
+        reason.contains("token") && !reason.contains("no-such-token"),
+        "{reason}"
+    );
 }
 
 #[tokio::test]
 async fn rooms_elsewhere_are_found_and_their_lack_is_named() {
-    let Some(server) = Prosody::start(&Setup { rooms: Some("salon"), ..Setup::default() }) else { return };
+    let Some(server) = Prosody::start(&Setup {
+        rooms: Some("salon"),
+        ..Setup::default()
+    }) else {
+        return;
+    };
     let (mut one, mut two) = (ann(&server).await, bob(&server).await);
     let bob_seen = one.present(b"bob's card").await;
     assert!(bob_seen.0.contains("@salon."), "{bob_seen:?}");
     two.present(b"ann's card").await;
-    let Some(server) = Prosody::start(&Setup { rooms: None, ..Setup::default() }) else { return };
+    let Some(server) = Prosody::start(&Setup {
+        rooms: None,
+        ..Setup::default()
+    }) else {
+        return;
+    };
     let mut three = ann(&server).await;
     let (fault, reason, _) = three.offline().await;
     assert_eq!(fault, RendezvousFault::Unsuitable, "{reason}");
@@ -180,7 +257,12 @@ async fn rooms_elsewhere_are_found_and_their_lack_is_named() {
 
 #[tokio::test]
 async fn a_server_without_stream_management_does() {
-    let Some(server) = Prosody::start(&Setup { modules: &[], ..Setup::default() }) else { return };
+    let Some(server) = Prosody::start(&Setup {
+        modules: &[],
+        ..Setup::default()
+    }) else {
+        return;
+    };
     let (mut ann, mut bob) = (ann(&server).await, bob(&server).await);
     let bob_seen = ann.present(b"bob's card").await;
     ann.send(&bob_seen, b"x".to_vec()).await;
@@ -195,17 +277,37 @@ async fn services_are_found_and_the_own_hosts_pin_goes_with_them() {
         { type = "turns", transport = "tcp", host = "127.0.0.1", port = 5349, secret = "s", ttl = 3600, algorithm = "turn" },
         { type = "ftp", transport = "tcp", host = "127.0.0.1", port = 21 },
     "#;
-    let Some(server) = Prosody::start(&Setup { services, ..Setup::default() }) else { return };
+    let Some(server) = Prosody::start(&Setup {
+        services,
+        ..Setup::default()
+    }) else {
+        return;
+    };
     let mut ann = ann(&server).await;
     let found = ann.services().await;
-    assert!(found.contains(&Service::Stun(([127, 0, 0, 1], 3478).into())), "{found:?}");
+    assert!(
+        found.contains(&Service::Stun(([127, 0, 0, 1], 3478).into())),
+        "{found:?}"
+    );
     let turns: BTreeSet<_> = found
         .iter()
         .filter_map(|service| match service {
-            Service::Turn { address, transport, pin, username, password, expires_s, .. } => {
+            Service::Turn {
+                address,
+                transport,
+                pin,
+                username,
+                password,
+                expires_s,
+                ..
+            } => {
                 assert!(!username.is_empty() && !password.is_empty());
                 assert!(expires_s.is_some_and(|s| s > 3_000 && s <= 3_600), "{expires_s:?}");
-                Some((address.port(), *transport == TurnTransport::Tls, *pin == Some(server.certificate.pin)))
+                Some((
+                    address.port(),
+                    *transport == TurnTransport::Tls,
+                    *pin == Some(server.certificate.pin),
+                ))
             }
             Service::Stun(_) => None,
         })
@@ -215,7 +317,9 @@ async fn services_are_found_and_the_own_hosts_pin_goes_with_them() {
 
 #[tokio::test]
 async fn stop_leaves_and_start_returns() {
-    let Some(server) = Prosody::start(&Setup::default()) else { return };
+    let Some(server) = Prosody::start(&Setup::default()) else {
+        return;
+    };
     let (mut ann, mut bob) = (ann(&server).await, bob(&server).await);
     let bob_seen = ann.present(b"bob's card").await;
     bob.online().await;

@@ -17,7 +17,11 @@ impl Backoff {
         if stayed >= limits::STAY_COUNTS {
             self.failures = 0;
         }
-        let first = if hopeless { limits::BACKOFF_HOPELESS } else { limits::BACKOFF_FIRST };
+        let first = if hopeless {
+            limits::BACKOFF_HOPELESS
+        } else {
+            limits::BACKOFF_FIRST
+        };
         let whole = first.saturating_mul(1 << self.failures.min(6)).min(limits::BACKOFF_MAX);
         self.failures = self.failures.saturating_add(1);
         whole.mul_f64(0.5 + wire::chance() / 2.0)

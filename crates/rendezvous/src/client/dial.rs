@@ -125,7 +125,13 @@ async fn look_up(host: &Host, target: &Target) -> Step {
         let addresses = resolve(&name, port).await;
         found.extend(addresses.into_iter().map(|address| Candidate {
             address,
-            label: format!("{}", Host { name: name.clone(), port: Some(port) }),
+            label: format!(
+                "{}",
+                Host {
+                    name: name.clone(),
+                    port: Some(port)
+                }
+            ),
             ways: ways.clone(),
         }));
     }
@@ -167,7 +173,11 @@ pub(super) fn ways(pinned: bool, port: u16) -> Vec<Way> {
 }
 
 async fn attempt(candidate: Candidate, target: &Target, memory: &Memory, roots: &Roots) -> Step {
-    let Candidate { address, label, mut ways } = candidate;
+    let Candidate {
+        address,
+        label,
+        mut ways,
+    } = candidate;
     if let Some((known, way)) = memory.way
         && known == address
         && ways.len() > 1
@@ -188,11 +198,17 @@ async fn attempt(candidate: Candidate, target: &Target, memory: &Memory, roots: 
         match secured {
             Ok(tls) => {
                 let binding = tls::binding(tls.get_ref().1);
-                return Step::Ended(Ok(Box::new(Secure { tls, binding, address, way })));
+                return Step::Ended(Ok(Box::new(Secure {
+                    tls,
+                    binding,
+                    address,
+                    way,
+                })));
             }
             // It spoke TLS, or is an honest server without it: the other way would tell nothing new.
             Err(failure) if failure.fault == RendezvousFault::Impostor => return Step::Ended(Err(failure)),
-            Err(failure) => outcome = failure,
+            Err(failure) if failure.weight() > outcome.weight() => outcome = failure,
+            Err(_) => {}
         }
     }
     Step::Ended(Err(outcome))
@@ -228,17 +244,20 @@ async fn handshake(
     direct: bool,
 ) -> Result<TlsStream<TcpStream>, Failure> {
     let connector = TlsConnector::from(tls::config(target.pin, roots, direct)?);
-    connector.connect(tls::name(&target.domain)?, tcp).await.map_err(|error| {
-        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        let told = inner.and_then(|inner| tls::failure(label, &target.domain, target.pin.is_some(), inner));
-        told.unwrap_or_else(|| match inner {
-            Some(_) => Failure::protocol(format!("{label} does not speak TLS; check host and port")),
-            None => Failure::protocol(format!(
-                "{label} broke the connection before TLS was up ({}); check host and port",
-                error.kind()
-            )),
+    connector
+        .connect(tls::name(&target.domain)?, tcp)
+        .await
+        .map_err(|error| {
+            let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            let told = inner.and_then(|inner| tls::failure(label, &target.domain, target.pin.is_some(), inner));
+            told.unwrap_or_else(|| match inner {
+                Some(_) => Failure::protocol(format!("{label} does not speak TLS; check host and port")),
+                None => Failure::protocol(format!(
+                    "{label} broke the connection before TLS was up ({}); check host and port",
+                    error.kind()
+                )),
+            })
         })
-    })
 }
 
 async fn start_tls(
@@ -265,7 +284,9 @@ async fn start_tls(
     }
     let answer = stream.stanza().await.map_err(broken)?;
     if !answer.is("proceed", NS_TLS) {
-        return Err(Failure::unsuitable(format!("{label} refused to start TLS; ask its operator")));
+        return Err(Failure::unsuitable(format!(
+            "{label} refused to start TLS; ask its operator"
+        )));
     }
     let tcp = stream.into_inner().ok_or_else(|| {
         Failure::impostor(format!(

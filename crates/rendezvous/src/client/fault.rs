@@ -13,7 +13,10 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn new(fault: RendezvousFault, reason: impl Into<String>) -> Self {
-        Failure { fault, reason: reason.into() }
+        Failure {
+            fault,
+            reason: reason.into(),
+        }
     }
 
     pub(super) fn unreachable(reason: impl Into<String>) -> Self {

@@ -68,7 +68,9 @@ async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     // Behind a pin is most likely our own server, whose mechanism is known.
     let guess = memory.mechanism.take().or(target.pin.map(|_| Mechanism::ALL[0]));
     let guess = guess.filter(|m| !m.plus || binding.is_some());
-    let guessed = guess.map(|m| start(stream, target, m, binding).map(|client| (m, client))).transpose()?;
+    let guessed = guess
+        .map(|m| start(stream, target, m, binding).map(|client| (m, client)))
+        .transpose()?;
     let features = stream.features().await.map_err(broken)?;
     let offer = Offer::parse(&features, binding);
     let best = offer.best(target, memory)?;
@@ -105,8 +107,7 @@ impl Offer {
             .map(Element::text)
             .collect();
         let bindings = features.find("sasl-channel-binding", NS_BINDINGS);
-        let known =
-            bindings.is_none_or(|list| list.elements().any(|e| e.attr("type") == Some(sasl::BINDING_NAME)));
+        let known = bindings.is_none_or(|list| list.elements().any(|e| e.attr("type") == Some(sasl::BINDING_NAME)));
         Offer {
             mechanisms: names.iter().filter_map(|name| Mechanism::from_name(name)).collect(),
             others: !names.is_empty(),
@@ -128,7 +129,9 @@ impl Offer {
             None if self.others => Err(Failure::unsuitable(format!(
                 "{label} offers no SCRAM login, and the password is never sent in clear; ask its operator for SCRAM"
             ))),
-            None => Err(Failure::unsuitable(format!("{label} offers no login with a password; ask its operator"))),
+            None => Err(Failure::unsuitable(format!(
+                "{label} offers no login with a password; ask its operator"
+            ))),
         }
     }
 }
@@ -162,7 +165,9 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     if challenge.is("failure", NS_SASL) {
         return Ok(Err(condition_of(&challenge, NS_SASL)));
     }
-    let (answer, verify) = client.answer(&message(target, &challenge, "challenge")?).map_err(failed)?;
+    let (answer, verify) = client
+        .answer(&message(target, &challenge, "challenge")?)
+        .map_err(failed)?;
     respond(stream, &answer);
     let mut last = stream.stanza().await.map_err(broken)?;
     if last.is("failure", NS_SASL) {
@@ -188,7 +193,12 @@ fn check(target: &Target, verify: &mut Option<Verify>, element: &Element, name: 
 }
 
 fn message(target: &Target, element: &Element, name: &str) -> Result<String, Failure> {
-    let nonsense = || Failure::protocol(format!("{} broke the rules of the login (SASL); ask its operator", target.label));
+    let nonsense = || {
+        Failure::protocol(format!(
+            "{} broke the rules of the login (SASL); ask its operator",
+            target.label
+        ))
+    };
     if !element.is(name, NS_SASL) {
         return Err(nonsense());
     }
@@ -209,7 +219,10 @@ fn sasl_failure(target: &Target, error: SaslError) -> Failure {
         SaslError::BadIterations(_) | SaslError::NoBinding => RendezvousFault::Unsuitable,
         _ => RendezvousFault::Protocol,
     };
-    Failure::new(fault, format!("logging in as {} at {} failed: {error}", target.account(), target.label))
+    Failure::new(
+        fault,
+        format!("logging in as {} at {} failed: {error}", target.account(), target.label),
+    )
 }
 
 fn refused(target: &Target, mechanism: Mechanism, condition: &str) -> Failure {
@@ -223,10 +236,12 @@ fn refused(target: &Target, mechanism: Mechanism, condition: &str) -> Failure {
             RendezvousFault::WrongPassword,
             format!("{label} has closed the account {account} ({condition}); ask its operator"),
         ),
-        "temporary-auth-failure" => {
-            Failure::lost(format!("{label} cannot check passwords at the moment; it is tried again"))
-        }
-        _ => Failure::unsuitable(format!("{label} refused the login by {mechanism} ({condition}); ask its operator")),
+        "temporary-auth-failure" => Failure::lost(format!(
+            "{label} cannot check passwords at the moment; it is tried again"
+        )),
+        _ => Failure::unsuitable(format!(
+            "{label} refused the login by {mechanism} ({condition}); ask its operator"
+        )),
     }
 }
 
@@ -239,7 +254,11 @@ async fn register<S: AsyncRead + AsyncWrite + Unpin>(
     let refuse = |why: &str| {
         Failure::new(
             RendezvousFault::RegistrationRefused,
-            format!("{} does not know {} with this password and {why}", target.label, target.account()),
+            format!(
+                "{} does not know {} with this password and {why}",
+                target.label,
+                target.account()
+            ),
         )
     };
     let offered = [NS_REGISTER_FEATURE, NS_TOKEN_FEATURE, NS_INVITE_FEATURE];
@@ -270,9 +289,9 @@ async fn register<S: AsyncRead + AsyncWrite + Unpin>(
             Err(refuse("registers no more accounts at the moment; it is tried again"))
         }
         (Err(_), Err(_)) => Err(refuse("its token no longer registers accounts; ask for a new invite")),
-        (Err(condition), Ok(())) => {
-            Err(refuse(&format!("refused to register it ({condition}); ask its operator or for an invite")))
-        }
+        (Err(condition), Ok(())) => Err(refuse(&format!(
+            "refused to register it ({condition}); ask its operator or for an invite"
+        ))),
     }
 }
 
@@ -284,7 +303,10 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     let answer = stream.stanza().await.map_err(|broken| match broken {
         Broken::Refused(condition) => Failure::new(
             RendezvousFault::RegistrationRefused,
-            format!("{} does not register accounts ({condition}); ask its operator for one", target.label),
+            format!(
+                "{} does not register accounts ({condition}); ask its operator for one",
+                target.label
+            ),
         ),
         other => Failure::broken(&target.label, other),
     })?;
@@ -294,7 +316,10 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
         Some("error") if ours => Ok(Err(answer
             .find("error", NS_CLIENT)
             .map_or_else(String::new, |e| condition_of(e, NS_STANZA_ERRORS)))),
-        _ => Err(Failure::protocol(format!("{} answered what was not asked; ask its operator", target.label))),
+        _ => Err(Failure::protocol(format!(
+            "{} answered what was not asked; ask its operator",
+            target.label
+        ))),
     }
 }
 
@@ -306,7 +331,11 @@ async fn bind<S: AsyncRead + AsyncWrite + Unpin>(
     let broken = |broken| Failure::broken(&target.label, broken);
     let id = wire::fresh_id();
     stream.open(&target.domain, STANZA_BYTES_MAX);
-    stream.queue(&wire::iq("set", &id, None).child(Element::new("bind", NS_BIND)).to_text());
+    stream.queue(
+        &wire::iq("set", &id, None)
+            .child(Element::new("bind", NS_BIND))
+            .to_text(),
+    );
     stream.queue(pipelined);
     let features = stream.features().await.map_err(broken)?;
     let mut early = Vec::new();
@@ -315,13 +344,23 @@ async fn bind<S: AsyncRead + AsyncWrite + Unpin>(
         if !(stanza.is("iq", NS_CLIENT) && stanza.attr("id") == Some(&id)) {
             early.push(stanza);
             if early.len() > EARLY_MAX {
-                return Err(Failure::protocol(format!("{} did not answer the binding; ask its operator", target.label)));
+                return Err(Failure::protocol(format!(
+                    "{} did not answer the binding; ask its operator",
+                    target.label
+                )));
             }
             continue;
         }
-        let jid = stanza.find("bind", NS_BIND).and_then(|b| b.find("jid", NS_BIND)).map(Element::text);
+        let jid = stanza
+            .find("bind", NS_BIND)
+            .and_then(|b| b.find("jid", NS_BIND))
+            .map(Element::text);
         return match jid.filter(|jid| stanza.attr("type") == Some("result") && jid.contains('/')) {
-            Some(jid) => Ok(LoggedIn { jid, acks: features.find("sm", NS_SM).is_some(), early }),
+            Some(jid) => Ok(LoggedIn {
+                jid,
+                acks: features.find("sm", NS_SM).is_some(),
+                early,
+            }),
             None => Err(Failure::unsuitable(format!(
                 "{} let {} in but gave it no session; too many may be logged in",
                 target.label,

@@ -58,8 +58,13 @@ pub async fn connect(
     commands: mpsc::Receiver<RendezvousCommand>,
     options: Options,
 ) {
-    let mut adapter =
-        Adapter { outbox: Outbox::new(events), commands, options, memory: Memory::default(), remembered: None };
+    let mut adapter = Adapter {
+        outbox: Outbox::new(events),
+        commands,
+        options,
+        memory: Memory::default(),
+        remembered: None,
+    };
     let mut goal = None;
     loop {
         goal = match goal {
@@ -159,7 +164,11 @@ impl Adapter {
     fn offline(&mut self, failure: Failure, wait: Duration) {
         let retry_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         let Failure { fault, reason } = failure;
-        self.outbox.push(RendezvousEvent::Offline { reason, fault, retry_ms });
+        self.outbox.push(RendezvousEvent::Offline {
+            reason,
+            fault,
+            retry_ms,
+        });
     }
 
     async fn wait(&mut self, goal: &mut Goal, wait: Duration) -> Option<Turn> {
@@ -187,11 +196,20 @@ impl Adapter {
 
     /// Connects and logs in, listening to commands meanwhile.
     async fn log_in(&mut self, goal: &mut Goal, started: Instant) -> Result<Live, End> {
-        let failed = |failure| End::Failed { failure, stayed: Duration::ZERO };
+        let failed = |failure| End::Failed {
+            failure,
+            stayed: Duration::ZERO,
+        };
         let target = Target::new(&goal.login).map_err(failed)?;
         let place = Place::new(&goal.room, &target.domain, self.memory.rooms.clone()).map_err(failed)?;
         let card = goal.card.clone();
-        let Adapter { outbox, commands, options, memory, .. } = self;
+        let Adapter {
+            outbox,
+            commands,
+            options,
+            memory,
+            ..
+        } = self;
         let work = timeout(limits::LOGIN_TIME, reach(&target, place, card, memory, &options.roots));
         tokio::pin!(work);
         let verdict = sleep_until((started + limits::VERDICT_TIME).into());
@@ -285,7 +303,10 @@ impl Adapter {
         for event in live.session.take_events() {
             self.outbox.push(event);
         }
-        End::Failed { failure, stayed: inside.map_or(Duration::ZERO, |at| at.elapsed()) }
+        End::Failed {
+            failure,
+            stayed: inside.map_or(Duration::ZERO, |at| at.elapsed()),
+        }
     }
 
     async fn command(&mut self, live: &mut Live, goal: &mut Goal, command: Option<RendezvousCommand>) -> Option<Turn> {
@@ -345,8 +366,16 @@ async fn reach(
     }
     let mut names: Vec<String> = target.hosts.iter().map(|host| host.name.clone()).collect();
     names.push(target.domain.clone());
-    let origin = Origin { address: secure.address, names, pin: target.pin };
-    Ok(Live { stream, session, origin })
+    let origin = Origin {
+        address: secure.address,
+        names,
+        pin: target.pin,
+    };
+    Ok(Live {
+        stream,
+        session,
+        origin,
+    })
 }
 
 /// A command that needs no session; `None` if it changes nothing but the goal.

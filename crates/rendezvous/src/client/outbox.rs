@@ -16,7 +16,10 @@ pub(super) struct Outbox {
 
 impl Outbox {
     pub(super) fn new(events: mpsc::Sender<RendezvousEvent>) -> Self {
-        Outbox { waiting: VecDeque::new(), events }
+        Outbox {
+            waiting: VecDeque::new(),
+            events,
+        }
     }
 
     pub(super) fn push(&mut self, event: RendezvousEvent) {
@@ -38,7 +41,9 @@ impl Outbox {
             self.events.closed().await;
             return false;
         }
-        let Ok(permit) = self.events.reserve().await else { return false };
+        let Ok(permit) = self.events.reserve().await else {
+            return false;
+        };
         if let Some(event) = self.waiting.pop_front() {
             permit.send(event);
         }

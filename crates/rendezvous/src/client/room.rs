@@ -89,7 +89,13 @@ impl Session {
         self.ask("set", Some(&room), settings(), Ask::Settings, now);
         if !self.place.sure && self.place.tries == 1 {
             let domain = self.domain.clone();
-            self.ask("get", Some(&domain), Element::new("query", NS_ITEMS), Ask::Components, now);
+            self.ask(
+                "get",
+                Some(&domain),
+                Element::new("query", NS_ITEMS),
+                Ask::Components,
+                now,
+            );
         }
     }
 
@@ -105,7 +111,9 @@ impl Session {
     /// Leaves the room.
     pub(super) fn leave(&mut self, now: Instant) {
         let own = self.place.own();
-        let leave = Element::new("presence", NS_CLIENT).with("type", "unavailable").with("to", own);
+        let leave = Element::new("presence", NS_CLIENT)
+            .with("type", "unavailable")
+            .with("to", own);
         self.send(&leave, now);
     }
 
@@ -121,7 +129,9 @@ impl Session {
     }
 
     pub(super) fn is_occupant(&self, jid: &str) -> bool {
-        let nick = jid.strip_prefix(self.place.room().as_str()).and_then(|rest| rest.strip_prefix('/'));
+        let nick = jid
+            .strip_prefix(self.place.room().as_str())
+            .and_then(|rest| rest.strip_prefix('/'));
         nick.is_some_and(|nick| !nick.is_empty() && nick.len() <= limits::RESOURCE_BYTES)
     }
 
@@ -149,7 +159,9 @@ impl Session {
     }
 
     pub(super) fn handle_presence(&mut self, presence: &Element, now: Instant) -> Result<(), Failure> {
-        let Some(from) = presence.attr("from") else { return Ok(()) };
+        let Some(from) = presence.attr("from") else {
+            return Ok(());
+        };
         let own = from == self.place.own();
         let kind = presence.attr("type");
         if kind == Some("error") {
@@ -166,7 +178,9 @@ impl Session {
             Some("unavailable") if own || (self.place.inside && has_status(presence, "110")) => self.removed(presence),
             Some("unavailable") => {
                 if self.occupants.remove(from) {
-                    self.tell(RendezvousEvent::Absent { occupant: Occupant(from.to_owned()) });
+                    self.tell(RendezvousEvent::Absent {
+                        occupant: Occupant(from.to_owned()),
+                    });
                 }
                 Ok(())
             }
@@ -185,8 +199,12 @@ impl Session {
             return;
         }
         if all {
-            let Some(query) = iq.find("query", NS_ITEMS) else { return };
-            let items = query.elements().filter(|e| e.is("item", NS_ITEMS) && e.attr("node").is_none());
+            let Some(query) = iq.find("query", NS_ITEMS) else {
+                return;
+            };
+            let items = query
+                .elements()
+                .filter(|e| e.is("item", NS_ITEMS) && e.attr("node").is_none());
             let mut found: Vec<String> = items.filter_map(|e| e.attr("jid")).map(str::to_owned).collect();
             found.retain(|jid| jid.len() <= 253);
             self.place.sure = found.contains(&self.place.service);
@@ -200,7 +218,9 @@ impl Session {
         }
         let Some(query) = iq.find("query", NS_INFO) else { return };
         let has = |name: &str, key: &str, value: &str| {
-            query.elements().any(|e| e.is(name, NS_INFO) && e.attr(key) == Some(value))
+            query
+                .elements()
+                .any(|e| e.is(name, NS_INFO) && e.attr(key) == Some(value))
         };
         if has("feature", "var", NS_MUC) && has("identity", "category", "conference") && !self.place.sure {
             tracing::debug!(service = from, "rooms found");
@@ -212,7 +232,10 @@ impl Session {
 
     /// No place for rooms is left to be asked for.
     pub(super) fn stuck(&self) -> Result<(), Failure> {
-        let open = self.asked.values().any(|asked| matches!(asked.what, Ask::Components | Ask::Component));
+        let open = self
+            .asked
+            .values()
+            .any(|asked| matches!(asked.what, Ask::Components | Ask::Component));
         match self.place.stuck.is_some() && !self.place.inside && !open {
             true => Err(self.not_entered()),
             false => Ok(()),
@@ -221,7 +244,9 @@ impl Session {
 
     fn presence(&self) -> Element {
         let card = Element::new("card", NS_CARD).with_text(BASE64.encode(&self.card));
-        Element::new("presence", NS_CLIENT).with("to", self.place.own()).child(card)
+        Element::new("presence", NS_CLIENT)
+            .with("to", self.place.own())
+            .child(card)
     }
 
     fn present(&mut self, from: &str, own: bool, presence: &Element, now: Instant) -> Result<(), Failure> {
@@ -246,7 +271,10 @@ impl Session {
             return Ok(());
         }
         self.occupants.insert(from.to_owned());
-        self.tell(RendezvousEvent::Present { occupant: Occupant(from.to_owned()), card });
+        self.tell(RendezvousEvent::Present {
+            occupant: Occupant(from.to_owned()),
+            card,
+        });
         Ok(())
     }
 
@@ -269,7 +297,10 @@ impl Session {
             p if has_status(p, "332") => "closes down",
             _ => "lost this node",
         };
-        Err(Failure::lost(format!("the room at {} {why}; it enters again", self.label)))
+        Err(Failure::lost(format!(
+            "the room at {} {why}; it enters again",
+            self.label
+        )))
     }
 
     fn refused(&mut self, presence: &Element, now: Instant) -> Result<(), Failure> {
@@ -320,11 +351,17 @@ fn settings() -> Element {
 
 fn has_status(presence: &Element, code: &str) -> bool {
     let user = presence.find("x", NS_MUC_USER);
-    user.is_some_and(|x| x.elements().any(|e| e.is("status", NS_MUC_USER) && e.attr("code") == Some(code)))
+    user.is_some_and(|x| {
+        x.elements()
+            .any(|e| e.is("status", NS_MUC_USER) && e.attr("code") == Some(code))
+    })
 }
 
 fn card_of(presence: &Element) -> Option<Vec<u8>> {
     let text = presence.find("card", NS_CARD)?.text();
     let short = text.len() <= limits::CARD_BYTES.div_ceil(3) * 4;
-    BASE64.decode(text.as_bytes()).ok().filter(|card| short && card.len() <= limits::CARD_BYTES)
+    BASE64
+        .decode(text.as_bytes())
+        .ok()
+        .filter(|card| short && card.len() <= limits::CARD_BYTES)
 }

@@ -36,7 +36,10 @@ pub(super) struct Origin {
 /// What of a list we can use.
 pub(super) fn parse(list: &Element, now: SystemTime) -> Vec<Offered> {
     let services = list.elements().filter(|e| e.is("service", NS_SERVICES));
-    services.filter_map(|e| offered(e, now)).take(limits::SERVICES_MAX).collect()
+    services
+        .filter_map(|e| offered(e, now))
+        .take(limits::SERVICES_MAX)
+        .collect()
 }
 
 /// When to ask again: well before the first credentials expire.
@@ -89,7 +92,14 @@ fn offered(service: &Element, now: SystemTime) -> Option<Offered> {
         Some(text) => Some(seconds_until(text, now)?),
         None => None,
     };
-    Some(Offered { transport, host: host.to_owned(), port, username, password, expires_s })
+    Some(Offered {
+        transport,
+        host: host.to_owned(),
+        port,
+        username,
+        password,
+        expires_s,
+    })
 }
 
 async fn resolve_one(offered: &Offered, origin: &Origin) -> Vec<Service> {
@@ -132,7 +142,11 @@ fn seconds_until(text: &str, now: SystemTime) -> Option<u64> {
 fn unix_seconds(text: &str) -> Option<i64> {
     let number = |range: std::ops::Range<usize>| -> Option<i64> {
         let digits = text.get(range)?;
-        digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
+        digits
+            .bytes()
+            .all(|b| b.is_ascii_digit())
+            .then(|| digits.parse().ok())
+            .flatten()
     };
     let marks = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
     if !marks.iter().all(|(at, mark)| text.as_bytes().get(*at) == Some(mark)) {
@@ -197,7 +211,10 @@ mod tests {
               expires='1970-01-01T01:16:40+01:00'/>\
              <service type='turns' transport='tcp' host='c' username='u' password='p'/>",
         );
-        let short: Vec<_> = found.iter().map(|o| (o.transport, o.host.as_str(), o.port, o.expires_s)).collect();
+        let short: Vec<_> = found
+            .iter()
+            .map(|o| (o.transport, o.host.as_str(), o.port, o.expires_s))
+            .collect();
         assert_eq!(
             short,
             [

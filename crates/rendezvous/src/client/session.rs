@@ -95,7 +95,13 @@ impl Session {
             events: Vec::new(),
             offered: None,
             renew: None,
-            alive: Liveness { acks: Acks::None, received: 0, last_heard: now, due: None, again: false },
+            alive: Liveness {
+                acks: Acks::None,
+                received: 0,
+                last_heard: now,
+                due: None,
+                again: false,
+            },
         };
         session.enter(now);
         session.ask_services(now);
@@ -138,7 +144,11 @@ impl Session {
     /// Brings bytes to an occupant.
     pub(super) fn send_bytes(&mut self, to: &Occupant, bytes: Vec<u8>, now: Instant) {
         if bytes.len() > limits::BLOB_BYTES || !self.is_occupant(&to.0) || !self.place.inside {
-            tracing::debug!(to = to.0, bytes = bytes.len(), "not sent: too long, or not to this room");
+            tracing::debug!(
+                to = to.0,
+                bytes = bytes.len(),
+                "not sent: too long, or not to this room"
+            );
             return;
         }
         if self.by_message {
@@ -154,7 +164,10 @@ impl Session {
     pub(super) fn deadline(&self) -> Instant {
         let idle = self.alive.last_heard + limits::IDLE_TIME;
         let mut next = self.alive.due.unwrap_or(idle);
-        for other in [self.renew, self.place.next_check(), self.place.retry].into_iter().flatten() {
+        for other in [self.renew, self.place.next_check(), self.place.retry]
+            .into_iter()
+            .flatten()
+        {
             next = next.min(other);
         }
         next
@@ -227,14 +240,27 @@ impl Session {
         let id = wire::fresh_id();
         let iq = wire::iq(kind, &id, to).child(payload);
         let until = now + limits::PEER_ANSWER_TIME;
-        self.asked.insert(id, Asked { from: to.map(str::to_owned), what, until });
+        self.asked.insert(
+            id,
+            Asked {
+                from: to.map(str::to_owned),
+                what,
+                until,
+            },
+        );
         self.send(&iq, now);
     }
 
     fn ask_services(&mut self, now: Instant) {
         self.renew = None;
         let domain = self.domain.clone();
-        self.ask("get", Some(&domain), Element::new("services", NS_SERVICES), Ask::Services, now);
+        self.ask(
+            "get",
+            Some(&domain),
+            Element::new("services", NS_SERVICES),
+            Ask::Services,
+            now,
+        );
     }
 
     fn probe(&mut self, now: Instant) {
@@ -313,8 +339,11 @@ impl Session {
             },
             ("get", Some(("ping", NS_PING))) => result,
             ("get", Some(("query", NS_INFO))) => {
-                let mut query = Element::new("query", NS_INFO)
-                    .child(Element::new("identity", NS_INFO).with("category", "client").with("type", "bot"));
+                let mut query = Element::new("query", NS_INFO).child(
+                    Element::new("identity", NS_INFO)
+                        .with("category", "client")
+                        .with("type", "bot"),
+                );
                 for feature in [NS_INFO, NS_PING] {
                     query.push(Element::new("feature", NS_INFO).with("var", feature));
                 }
@@ -338,13 +367,20 @@ impl Session {
     }
 
     fn receive(&mut self, from: Option<&str>, data: Option<&Element>) -> bool {
-        let Some((from, data)) = from.zip(data) else { return false };
+        let Some((from, data)) = from.zip(data) else {
+            return false;
+        };
         let text = data.text();
         if !self.is_occupant(from) || text.len() > limits::BLOB_BYTES.div_ceil(3) * 4 {
             return false;
         }
-        let Ok(bytes) = BASE64.decode(text.as_bytes()) else { return false };
-        self.tell(RendezvousEvent::Received { from: Occupant(from.to_owned()), bytes });
+        let Ok(bytes) = BASE64.decode(text.as_bytes()) else {
+            return false;
+        };
+        self.tell(RendezvousEvent::Received {
+            from: Occupant(from.to_owned()),
+            bytes,
+        });
         true
     }
 
@@ -387,7 +423,10 @@ impl Session {
     /// Some servers let no IQ through rooms: then private messages carry the bytes.
     fn data_refused(&mut self, to: &str, copy: Option<Vec<u8>>, condition: &str, now: Instant) {
         tracing::debug!(to, condition, "bytes refused");
-        let by_room = matches!(condition, "not-allowed" | "forbidden" | "feature-not-implemented" | "not-acceptable");
+        let by_room = matches!(
+            condition,
+            "not-allowed" | "forbidden" | "feature-not-implemented" | "not-acceptable"
+        );
         if !by_room && condition != "service-unavailable" {
             return;
         }

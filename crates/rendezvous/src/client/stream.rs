@@ -179,5 +179,8 @@ fn refusal(incoming: Incoming) -> Result<Incoming, Broken> {
 pub(super) fn condition_of(error: &Element, ns: &str) -> String {
     let condition = error.elements().find(|e| e.ns() == ns && e.name() != "text");
     let plain = |c: &char| c.is_ascii_alphanumeric() || *c == '-';
-    condition.map_or_else(|| "no reason given".into(), |e| e.name().chars().filter(plain).take(64).collect())
+    condition.map_or_else(
+        || "no reason given".into(),
+        |e| e.name().chars().filter(plain).take(64).collect(),
+    )
 }

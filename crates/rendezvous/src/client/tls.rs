@@ -33,7 +33,10 @@ pub enum Roots {
 pub(super) fn config(pin: Option<[u8; 32]>, roots: &Roots, direct: bool) -> Result<Arc<ClientConfig>, Failure> {
     let provider = Arc::new(provider::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = match pin {
-        Some(pin) => Arc::new(Pinned { pin, algorithms: provider.signature_verification_algorithms }),
+        Some(pin) => Arc::new(Pinned {
+            pin,
+            algorithms: provider.signature_verification_algorithms,
+        }),
         None => webpki(roots, provider.clone())?,
     };
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -81,7 +84,9 @@ pub(super) fn binding(connection: &rustls::ClientConnection) -> Option<[u8; sasl
         return None;
     }
     let out = [0; sasl::BINDING_BYTES];
-    connection.export_keying_material(out, sasl::BINDING_LABEL, Some(b"")).ok()
+    connection
+        .export_keying_material(out, sasl::BINDING_LABEL, Some(b""))
+        .ok()
 }
 
 fn in_words(error: &CertificateError) -> &'static str {
@@ -102,7 +107,8 @@ fn webpki(roots: &Roots, provider: Arc<CryptoProvider>) -> Result<Arc<dyn Server
     match roots {
         Roots::System => store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs),
         Roots::File(path) => {
-            let unreadable = |_| Failure::unsuitable(format!("the file of roots {} is not readable PEM", path.display()));
+            let unreadable =
+                |_| Failure::unsuitable(format!("the file of roots {} is not readable PEM", path.display()));
             let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(unreadable)?.collect();
             store.add_parsable_certificates(found.map_err(unreadable)?)
         }

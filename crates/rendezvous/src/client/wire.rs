@@ -24,14 +24,18 @@ pub(super) const NS_SIGNAL: &str = "urn:ipop:signal:1";
 /// 128 bits from the operating system: nobody guesses the id of a question (S-X03).
 pub(super) fn fresh_id() -> String {
     let mut bytes = [0; 16];
-    SystemRandom::new().fill(&mut bytes).expect("the system gives random bytes once it has booted");
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .expect("the system gives random bytes once it has booted");
     BASE32_NOPAD.encode(&bytes).to_ascii_lowercase()
 }
 
 /// A fraction of one, for jitter.
 pub(super) fn chance() -> f64 {
     let mut bytes = [0; 4];
-    SystemRandom::new().fill(&mut bytes).expect("the system gives random bytes once it has booted");
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .expect("the system gives random bytes once it has booted");
     f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)
 }
 

@@ -2,18 +2,10 @@
 
 use std::time::Duration;
 
-/// One stanza after login: an offer with every candidate is a few KiB; XEP-0030 answers stay far below.
-pub(super) const STANZA_BYTES_MAX: usize = 256 * 1024;
+pub(super) use crate::xml::STANZA_BYTES_MAX;
+
 /// One element before login: the longest honest one is a SCRAM message.
 pub(super) const STANZA_BYTES_STRANGER: usize = 10 * 1024;
-/// Elements in one stanza: a 4-byte `<a/>` costs about 150 bytes as a tree.
-pub(super) const ELEMENTS_MAX: usize = 2_048;
-/// Nesting: no extension in use goes deeper than about ten.
-pub(super) const DEPTH_MAX: usize = 32;
-/// Attributes of one element.
-pub(super) const ATTRIBUTES_MAX: usize = 64;
-/// One name, attribute value or piece of text inside the parser.
-pub(super) const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// What is read from a socket at once.
 pub(super) const READ_BYTES: usize = 8 * 1024;
 

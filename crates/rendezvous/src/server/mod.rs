@@ -29,7 +29,6 @@ mod store;
 mod tests;
 mod tls;
 mod turn;
-mod xml;
 
 use std::future::Future;
 use std::io;
@@ -45,9 +44,10 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use xmpp_parsers::jid::DomainPart;
 
+pub use crate::xml::{XmlError, read_stream};
 pub use turn::{FrameError, RelayAddress, TurnConfig, channel_data, frame_length, turn_user_of};
-pub use xml::{XmlError, read_stream};
 
+use crate::xml;
 use guard::Guard;
 use hub::Hub;
 use services::TurnOffer;

@@ -1,8 +1,6 @@
 //! One adapter under test.
 
-use api::rendezvous::{
-    Login, Occupant, RendezvousCommand, RendezvousEvent, RendezvousFault, ServerAddress, Service,
-};
+use api::rendezvous::{Login, Occupant, RendezvousCommand, RendezvousEvent, RendezvousFault, ServerAddress, Service};
 use rendezvous::client::{Options, connect};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -25,7 +23,12 @@ impl Drop for Adapter {
 
 /// A login without registration.
 pub fn login(server: ServerAddress, user: &str, password: &str) -> Login {
-    Login { server, user: user.into(), password: password.into(), register: false }
+    Login {
+        server,
+        user: user.into(),
+        password: password.into(),
+        register: false,
+    }
 }
 
 impl Adapter {
@@ -38,7 +41,13 @@ impl Adapter {
 
     pub async fn start(login: Login, room: &str, card: &[u8], options: Options) -> Self {
         let adapter = Self::idle(options);
-        adapter.command(RendezvousCommand::Start { login, room: room.into(), card: card.into() }).await;
+        adapter
+            .command(RendezvousCommand::Start {
+                login,
+                room: room.into(),
+                card: card.into(),
+            })
+            .await;
         adapter
     }
 
@@ -81,12 +90,17 @@ impl Adapter {
     }
 
     pub async fn online_again(&mut self) {
-        self.until("online", |event| matches!(event, RendezvousEvent::Online).then_some(())).await;
+        self.until("online", |event| matches!(event, RendezvousEvent::Online).then_some(()))
+            .await;
     }
 
     pub async fn offline(&mut self) -> (RendezvousFault, String, u64) {
         self.until("offline", |event| match event {
-            RendezvousEvent::Offline { reason, fault, retry_ms } => Some((*fault, reason.clone(), *retry_ms)),
+            RendezvousEvent::Offline {
+                reason,
+                fault,
+                retry_ms,
+            } => Some((*fault, reason.clone(), *retry_ms)),
             _ => None,
         })
         .await

@@ -63,7 +63,12 @@ impl Certificate {
         let spki = rcgen::PublicKeyData::subject_public_key_info(&key);
         let mut pin = [0; 32];
         pin.copy_from_slice(digest::digest(&digest::SHA256, &spki).as_ref());
-        Certificate { ca_pem, chain_pem: leaf.pem(), key_pem: key.serialize_pem(), pin }
+        Certificate {
+            ca_pem,
+            chain_pem: leaf.pem(),
+            key_pem: key.serialize_pem(),
+            pin,
+        }
     }
 }
 

@@ -6,12 +6,21 @@
 
 use rxml::{AttrMap, Event, Namespace, Parse, Parser, WithOptions, error::EndOrError, parser::Options};
 
-use super::limits;
-
 /// Content namespace of client streams.
-pub(super) const NS_CLIENT: &str = "jabber:client";
+pub(crate) const NS_CLIENT: &str = "jabber:client";
 /// Namespace of stream headers, features and errors.
-pub(super) const NS_STREAM: &str = "http://etherx.jabber.org/streams";
+pub(crate) const NS_STREAM: &str = "http://etherx.jabber.org/streams";
+
+/// One stanza after login: an offer with every candidate is a few KiB, the longest blob 128 KiB of base64.
+pub(crate) const STANZA_BYTES_MAX: usize = 256 * 1024;
+/// Elements in one stanza: a 4-byte `<a/>` costs about 150 bytes as a tree.
+pub(crate) const ELEMENTS_MAX: usize = 2_048;
+/// Nesting: no extension in use goes deeper than about ten.
+pub(crate) const DEPTH_MAX: usize = 32;
+/// Attributes of one element.
+pub(crate) const ATTRIBUTES_MAX: usize = 64;
+/// One name, attribute value or piece of text inside the parser.
+const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
 /// Why a stream of bytes cannot be read on.
 #[derive(Debug, thiserror::Error, PartialEq, Eq, Clone, Copy)]
@@ -20,7 +29,7 @@ pub enum XmlError {
     #[error("the peer sent XML that is not well-formed or is forbidden on streams")]
     NotWellFormed,
     /// Larger, deeper or wider than the limits.
-    #[error("the peer sent a stanza beyond the limits of this server")]
+    #[error("the peer sent a stanza beyond the limits")]
     TooLarge,
     /// Text between stanzas, or a first element that is no stream header.
     #[error("the peer does not speak XMPP")]
@@ -37,7 +46,7 @@ struct Attribute {
 
 /// An element with everything inside.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Element {
+pub(crate) struct Element {
     ns: Namespace<'static>,
     name: String,
     attributes: Vec<Attribute>,
@@ -52,7 +61,7 @@ enum Node {
 }
 
 impl Element {
-    pub(super) fn new(name: &str, ns: &'static str) -> Self {
+    pub(crate) fn new(name: &str, ns: &'static str) -> Self {
         Element {
             ns: Namespace::from_str(ns),
             name: name.to_owned(),
@@ -61,31 +70,31 @@ impl Element {
         }
     }
 
-    pub(super) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+    pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.set(name, value);
         self
     }
 
-    pub(super) fn child(mut self, child: Element) -> Self {
+    pub(crate) fn child(mut self, child: Element) -> Self {
         self.nodes.push(Node::Element(child));
         self
     }
 
-    pub(super) fn children_from(mut self, children: impl IntoIterator<Item = Element>) -> Self {
+    pub(crate) fn children_from(mut self, children: impl IntoIterator<Item = Element>) -> Self {
         self.nodes.extend(children.into_iter().map(Node::Element));
         self
     }
 
-    pub(super) fn with_text(mut self, text: impl Into<String>) -> Self {
+    pub(crate) fn with_text(mut self, text: impl Into<String>) -> Self {
         self.nodes.push(Node::Text(text.into()));
         self
     }
 
-    pub(super) fn push(&mut self, child: Element) {
+    pub(crate) fn push(&mut self, child: Element) {
         self.nodes.push(Node::Element(child));
     }
 
-    pub(super) fn set(&mut self, name: &str, value: impl Into<String>) {
+    pub(crate) fn set(&mut self, name: &str, value: impl Into<String>) {
         self.unset(name);
         self.attributes.push(Attribute {
             ns: Namespace::NONE,
@@ -94,48 +103,48 @@ impl Element {
         });
     }
 
-    pub(super) fn unset(&mut self, name: &str) {
+    pub(crate) fn unset(&mut self, name: &str) {
         self.attributes.retain(|a| a.name != name || !a.ns.is_none());
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    pub(super) fn ns(&self) -> &str {
+    pub(crate) fn ns(&self) -> &str {
         &self.ns
     }
 
-    pub(super) fn is(&self, name: &str, ns: &str) -> bool {
+    pub(crate) fn is(&self, name: &str, ns: &str) -> bool {
         self.name == name && &*self.ns == ns
     }
 
-    pub(super) fn attr(&self, name: &str) -> Option<&str> {
+    pub(crate) fn attr(&self, name: &str) -> Option<&str> {
         self.attributes
             .iter()
             .find(|a| a.name == name && a.ns.is_none())
             .map(|a| a.value.as_str())
     }
 
-    pub(super) fn elements(&self) -> impl Iterator<Item = &Element> {
+    pub(crate) fn elements(&self) -> impl Iterator<Item = &Element> {
         self.nodes.iter().filter_map(|node| match node {
             Node::Element(element) => Some(element),
             Node::Text(_) => None,
         })
     }
 
-    pub(super) fn find(&self, name: &str, ns: &str) -> Option<&Element> {
+    pub(crate) fn find(&self, name: &str, ns: &str) -> Option<&Element> {
         self.elements().find(|e| e.is(name, ns))
     }
 
-    pub(super) fn retain_elements(&mut self, keep: impl Fn(&Element) -> bool) {
+    pub(crate) fn retain_elements(&mut self, keep: impl Fn(&Element) -> bool) {
         self.nodes.retain(|node| match node {
             Node::Element(element) => keep(element),
             Node::Text(_) => true,
         });
     }
 
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let texts = self.nodes.iter().filter_map(|node| match node {
             Node::Text(text) => Some(text.as_str()),
             Node::Element(_) => None,
@@ -144,7 +153,7 @@ impl Element {
     }
 
     /// As it stands inside a client stream, whose default namespace is [`NS_CLIENT`].
-    pub(super) fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         let mut out = String::with_capacity(256);
         self.write(NS_CLIENT, &mut out);
         out
@@ -223,7 +232,7 @@ fn escape(text: &str, out: &mut String) {
 
 /// What a stream consists of.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Incoming {
+pub(crate) enum Incoming {
     /// The header; children are empty.
     Open(Element),
     /// A whole child of the stream.
@@ -233,7 +242,7 @@ pub(super) enum Incoming {
 }
 
 /// Reads one stream, from its header on. After a restart a new reader begins.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     parser: Parser,
     stack: Vec<Element>,
     open: bool,
@@ -243,9 +252,9 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(bytes_max: usize) -> Self {
+    pub(crate) fn new(bytes_max: usize) -> Self {
         let mut options = Options::default();
-        options.max_token_length = limits::TOKEN_BYTES_MAX;
+        options.max_token_length = TOKEN_BYTES_MAX;
         let parser = Parser::with_options(options);
         Reader {
             parser,
@@ -258,7 +267,7 @@ impl Reader {
     }
 
     /// The next part of the stream in `input`, which is advanced; `None` when it is used up.
-    pub(super) fn next(&mut self, input: &mut &[u8]) -> Result<Option<Incoming>, XmlError> {
+    pub(crate) fn next(&mut self, input: &mut &[u8]) -> Result<Option<Incoming>, XmlError> {
         // The parser would wait for more of what can never become a stream header. White space may still
         // come from before a restart.
         if !self.open && self.bytes == 0 {
@@ -288,7 +297,7 @@ impl Reader {
     }
 
     fn within(&self, incoming: Option<Incoming>) -> Result<Option<Incoming>, XmlError> {
-        match self.bytes > self.bytes_max || self.elements > limits::ELEMENTS_MAX {
+        match self.bytes > self.bytes_max || self.elements > ELEMENTS_MAX {
             true => Err(XmlError::TooLarge),
             false => Ok(incoming),
         }
@@ -313,7 +322,7 @@ impl Reader {
             };
         }
         self.elements += 1;
-        if self.stack.len() >= limits::DEPTH_MAX {
+        if self.stack.len() >= DEPTH_MAX {
             return Err(XmlError::TooLarge);
         }
         self.stack.push(element);
@@ -349,7 +358,7 @@ impl Reader {
 }
 
 fn element(ns: Namespace<'static>, name: &str, attributes: AttrMap) -> Result<Element, XmlError> {
-    if attributes.len() > limits::ATTRIBUTES_MAX {
+    if attributes.len() > ATTRIBUTES_MAX {
         return Err(XmlError::TooLarge);
     }
     let attributes = attributes.into_iter();
@@ -368,7 +377,7 @@ fn element(ns: Namespace<'static>, name: &str, attributes: AttrMap) -> Result<El
 
 /// Reads a whole client stream and counts its stanzas: the body of a fuzz target.
 pub fn read_stream(bytes: &[u8]) -> Result<usize, XmlError> {
-    let mut reader = Reader::new(limits::STANZA_BYTES_MAX);
+    let mut reader = Reader::new(STANZA_BYTES_MAX);
     let mut input = bytes;
     let mut stanzas = 0;
     while let Some(incoming) = reader.next(&mut input)? {
@@ -393,7 +402,7 @@ mod tests {
 
     fn read(body: &str) -> Result<Vec<Element>, XmlError> {
         let text = format!("{HEADER}{body}");
-        let mut reader = Reader::new(limits::STANZA_BYTES_MAX);
+        let mut reader = Reader::new(STANZA_BYTES_MAX);
         let mut stanzas = Vec::new();
         // Byte by byte: a socket may cut anywhere.
         for byte in text.as_bytes().chunks(1) {
@@ -449,15 +458,15 @@ mod tests {
 
     #[test]
     fn bounds_hold() {
-        let deep = "<a>".repeat(limits::DEPTH_MAX + 1);
+        let deep = "<a>".repeat(DEPTH_MAX + 1);
         assert_eq!(read(&deep).unwrap_err(), XmlError::TooLarge);
-        let wide: String = (0..=limits::ATTRIBUTES_MAX).map(|n| format!(" a{n}=''")).collect();
+        let wide: String = (0..=ATTRIBUTES_MAX).map(|n| format!(" a{n}=''")).collect();
         assert_eq!(read(&format!("<a{wide}/>")).unwrap_err(), XmlError::TooLarge);
-        let many = "<a/>".repeat(limits::ELEMENTS_MAX);
+        let many = "<a/>".repeat(ELEMENTS_MAX);
         assert_eq!(read(&format!("<m>{many}</m>")).unwrap_err(), XmlError::TooLarge);
-        let long = "x".repeat(limits::STANZA_BYTES_MAX);
+        let long = "x".repeat(STANZA_BYTES_MAX);
         assert_eq!(read(&format!("<m>{long}")).unwrap_err(), XmlError::TooLarge);
         // White space for ever is not a stanza.
-        assert!(read(&" ".repeat(2 * limits::STANZA_BYTES_MAX)).is_ok());
+        assert!(read(&" ".repeat(2 * STANZA_BYTES_MAX)).is_ok());
     }
 }
