@@ -1,0 +1,20 @@
+//! The lab: the real binary on real interfaces, in network namespaces behind real NATs.
+//!
+//! Promises: nothing leaves the namespaces; what a run makes it takes away again, and what a killed run left the next one
+//! clears. Refuses to know: how IPOP works inside; it sees what a person sees, and what goes over the wires.
+
+mod failure;
+mod namespace;
+pub mod oracle;
+pub mod probe;
+mod rig;
+mod rules;
+mod site;
+mod wait;
+mod wire;
+
+pub use failure::Failure;
+pub use rig::{Host, Process, Rig, run, signal};
+pub use site::Site;
+pub use wait::until;
+pub use wire::Delay;
