@@ -253,9 +253,10 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        let mut options = Options::default();
-        options.max_token_length = TOKEN_BYTES_MAX;
-        let parser = Parser::with_options(options);
+        let parser = Parser::with_options(Options {
+            max_token_length: TOKEN_BYTES_MAX,
+            ..Options::default()
+        });
         Reader {
             parser,
             stack: Vec::new(),
