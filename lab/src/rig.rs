@@ -95,9 +95,13 @@ impl Rig {
     /// Drops this many of a thousand datagrams to the host's site and as many from it.
     pub fn loss(&self, host: &Host, per_mille: u16) -> Result<(), Failure> {
         let uplink = &host.uplink;
+        // nft takes no bound above the generator's largest number, 999.
+        let Some(last) = per_mille.min(1000).checked_sub(1) else {
+            return Ok(());
+        };
         self.internet.nft(&format!(
-            "add rule inet loss forward iifname {uplink} numgen random mod 1000 < {per_mille} drop\n\
-             add rule inet loss forward oifname {uplink} numgen random mod 1000 < {per_mille} drop\n"
+            "add rule inet loss forward iifname {uplink} numgen random mod 1000 <= {last} drop\n\
+             add rule inet loss forward oifname {uplink} numgen random mod 1000 <= {last} drop\n"
         ))
     }
 
