@@ -1,0 +1,108 @@
+//! Presence cards: what a member shows of itself at a rendezvous, and the proof that goes with it.
+//!
+//! Promises: a parsed card was signed by the node that it names, in this network. Refuses to know: whether that node is a
+//! member (the entries in it help to find out), or who shows it: a card can be copied by anybody who sees it.
+
+use api::link::Purpose;
+use api::{NetworkId, NodeId};
+
+use crate::crypto::{Sig, verify};
+use crate::entry::{EntryError, Verified};
+use crate::limits::{CARD_BYTES_MAX, CARD_ENTRIES_MAX, ENTRY_BYTES_MAX};
+use crate::wire::{Reader, put_bytes};
+
+const VERSION: u8 = 1;
+const SIGNATURE_BYTES: usize = 64;
+
+/// A card whose signature was checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// Whose.
+    pub node: NodeId,
+    /// Unix time of its making, by its owner's clock.
+    pub time: u64,
+    /// Of its proof, the entries that are good in themselves.
+    pub proof: Vec<Verified>,
+}
+
+impl Card {
+    /// Reads and checks a card.
+    pub fn parse(network: NetworkId, bytes: &[u8]) -> Result<Self, EntryError> {
+        if bytes.len() > CARD_BYTES_MAX {
+            return Err(EntryError::Malformed);
+        }
+        let mut reader = Reader::new(bytes);
+        match reader.u8()? {
+            VERSION => {}
+            0 => return Err(EntryError::Malformed),
+            _ => return Err(EntryError::Newer),
+        }
+        let node = NodeId(reader.array()?);
+        let time = reader.u64()?;
+        reader.take(8)?;
+        let count = usize::from(reader.u8()?);
+        if count > CARD_ENTRIES_MAX {
+            return Err(EntryError::Malformed);
+        }
+        let mut proof = Vec::new();
+        for _ in 0..count {
+            proof.push(reader.bytes(ENTRY_BYTES_MAX)?);
+        }
+        let signed = payload(network, reader.taken());
+        let signature: Sig = reader.array()?;
+        reader.end()?;
+        if !verify(&node.0, Purpose::Presence, &signed, &signature) {
+            return Err(EntryError::Signature);
+        }
+        let proof = proof
+            .into_iter()
+            .map(|bytes| Verified::parse(network, bytes))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { node, time, proof })
+    }
+}
+
+/// A card on its way to be signed.
+#[derive(Clone, Debug)]
+pub struct CardDraft {
+    network: NetworkId,
+    bytes: Vec<u8>,
+}
+
+impl CardDraft {
+    /// Takes of the proof what fits, nearest first.
+    pub fn new(network: NetworkId, node: NodeId, time: u64, nonce: u64, proof: &[&Verified]) -> Self {
+        let mut entries = Vec::new();
+        let mut count = 0;
+        let head = 1 + 32 + 8 + 8 + 1;
+        for entry in proof.iter().take(CARD_ENTRIES_MAX) {
+            if head + entries.len() + 2 + entry.bytes().len() + SIGNATURE_BYTES > CARD_BYTES_MAX {
+                break;
+            }
+            put_bytes(&mut entries, entry.bytes());
+            count += 1;
+        }
+        let mut bytes = vec![VERSION];
+        bytes.extend_from_slice(&node.0);
+        bytes.extend_from_slice(&time.to_be_bytes());
+        bytes.extend_from_slice(&nonce.to_be_bytes());
+        bytes.push(count);
+        bytes.extend_from_slice(&entries);
+        Self { network, bytes }
+    }
+
+    /// What the node signs, for [`Purpose::Presence`].
+    pub fn payload(&self) -> Vec<u8> {
+        payload(self.network, &self.bytes)
+    }
+
+    /// The card.
+    pub fn signed(mut self, signature: &[u8]) -> Vec<u8> {
+        self.bytes.extend_from_slice(signature);
+        self.bytes
+    }
+}
+
+fn payload(network: NetworkId, bytes: &[u8]) -> Vec<u8> {
+    [&network.0[..], bytes].concat()
+}
