@@ -31,7 +31,11 @@ pub fn host_label(text: &str) -> String {
         }
     }
     let label = label.trim_end_matches('-');
-    if label.is_empty() { "node".to_owned() } else { label.to_owned() }
+    if label.is_empty() {
+        "node".to_owned()
+    } else {
+        label.to_owned()
+    }
 }
 
 /// Whether a text is a label as entries carry it: `a-z0-9-`, no hyphen at the ends.

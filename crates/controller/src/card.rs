@@ -106,3 +106,66 @@ impl CardDraft {
 fn payload(network: NetworkId, bytes: &[u8]) -> Vec<u8> {
     [&network.0[..], bytes].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::*;
+    use crate::log::{Log, Source};
+
+    fn card(number: u8) -> Vec<u8> {
+        let mut log = Log::new(network());
+        log.insert(
+            Source::Member,
+            [genesis(), grant(100, 5), admission(100, 2, 1, 1, 10, "bob")],
+        );
+        let draft = CardDraft::new(network(), node(2), START, 7, &log.chain_of(node(2)));
+        let signature = key(number).sign(Purpose::Presence, &draft.payload());
+        draft.signed(&signature)
+    }
+
+    #[test]
+    fn a_card_reads_back_with_its_proof() {
+        let parsed = Card::parse(network(), &card(2)).expect("well made");
+        assert_eq!((parsed.node, parsed.time), (node(2), START));
+        assert_eq!(
+            parsed.proof,
+            [admission(100, 2, 1, 1, 10, "bob"), grant(100, 5), genesis()]
+        );
+    }
+
+    #[test]
+    fn forged_flipped_and_foreign_cards_are_refused() {
+        assert_eq!(Card::parse(network(), &card(3)), Err(EntryError::Signature));
+        assert_eq!(
+            Card::parse(NetworkId(key(201).public()), &card(2)),
+            Err(EntryError::Signature)
+        );
+        let good = card(2);
+        for byte in 0..good.len() {
+            let mut bad = good.clone();
+            bad[byte] ^= 0x10;
+            assert!(Card::parse(network(), &bad).is_err(), "byte {byte}");
+            assert!(Card::parse(network(), &good[..byte]).is_err(), "cut at {byte}");
+        }
+    }
+
+    #[test]
+    fn a_long_chain_is_cut_to_what_fits() {
+        let entries: Vec<_> = (2..30).map(|n| admission(100, n, 1, 1, 10, "x")).collect();
+        let draft = CardDraft::new(network(), node(2), START, 7, &entries.iter().collect::<Vec<_>>());
+        let signature = key(2).sign(Purpose::Presence, &draft.payload());
+        let bytes = draft.signed(&signature);
+        assert!(bytes.len() <= CARD_BYTES_MAX);
+        assert!(Card::parse(network(), &bytes).expect("well made").proof.len() >= 8);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nonsense_is_no_card(mut bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 1..600)) {
+            assert!(Card::parse(network(), &bytes).is_err());
+            bytes[0] = VERSION;
+            assert!(Card::parse(network(), &bytes).is_err());
+        }
+    }
+}

@@ -479,3 +479,109 @@ impl Checked<'_> {
         Ok(Leave { node, left_at })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::*;
+    use proptest::prelude::*;
+
+    fn one_of_each() -> Vec<Verified> {
+        vec![
+            genesis(),
+            grant(100, 3),
+            admission(100, 2, 1, 1, 10, "bob"),
+            ejection(2, 20, vec![grant(100, 3).id()]),
+            leave(2, 30),
+        ]
+    }
+
+    #[test]
+    fn every_bit_flip_is_refused() {
+        for entry in one_of_each() {
+            for bit in 0..entry.bytes().len() * 8 {
+                let mut bytes = entry.bytes().to_vec();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                assert!(
+                    Verified::parse(network(), &bytes).is_err(),
+                    "bit {bit} of {:?}",
+                    entry.entry()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn cut_and_longer_entries_are_refused() {
+        for entry in one_of_each() {
+            assert_eq!(Verified::parse(network(), entry.bytes()), Ok(entry.clone()));
+            for end in 0..entry.bytes().len() {
+                assert!(Verified::parse(network(), &entry.bytes()[..end]).is_err());
+            }
+            let longer = [entry.bytes(), &[0]].concat();
+            assert!(Verified::parse(network(), &longer).is_err());
+        }
+    }
+
+    #[test]
+    fn an_entry_of_another_network_is_refused() {
+        let other = NetworkId(key(201).public());
+        for entry in one_of_each() {
+            assert_eq!(Verified::parse(other, entry.bytes()), Err(EntryError::Signature));
+        }
+    }
+
+    #[test]
+    fn what_an_attacker_signs_itself_is_refused() {
+        let mallory = key(66);
+        let grant = Grant {
+            key: mallory.public(),
+            uses: 1,
+            expires_at: START,
+        };
+        let forged = finish(Draft::grant(network(), &grant), Role::Root, &mallory);
+        assert_eq!(Verified::parse(network(), &forged), Err(EntryError::Signature));
+        let leave = Leave {
+            node: node(1),
+            left_at: START,
+        };
+        let forged = finish(Draft::leave(network(), &leave), Role::Leaver, &mallory);
+        assert_eq!(Verified::parse(network(), &forged), Err(EntryError::Signature));
+        // A joiner that vouches for itself, and one whose invite key did not sign.
+        let request = request(100, 66, 10, "m");
+        let own = finish(
+            Draft::admission(network(), &request, node(66), 1, START),
+            Role::Sponsor,
+            &mallory,
+        );
+        assert_eq!(Verified::parse(network(), &own), Err(EntryError::Malformed));
+        let mut stolen = request.bytes().to_vec();
+        stolen[2..34].copy_from_slice(&key(101).public());
+        assert_eq!(Request::parse(network(), &stolen), Err(EntryError::Signature));
+    }
+
+    #[test]
+    fn a_signature_of_one_role_does_not_stand_for_another() {
+        let request = request(100, 2, 10, "bob");
+        let draft = Draft::admission(network(), &request, node(1), 1, START);
+        let as_joiner = finish(draft, Role::Joiner, &key(1));
+        assert_eq!(Verified::parse(network(), &as_joiner), Err(EntryError::Signature));
+    }
+
+    #[test]
+    fn a_newer_entry_is_told_apart() {
+        let mut bytes = genesis().bytes().to_vec();
+        bytes[0] = 2;
+        assert_eq!(Verified::parse(network(), &bytes), Err(EntryError::Newer));
+    }
+
+    proptest! {
+        #[test]
+        fn nonsense_is_no_entry(bytes in proptest::collection::vec(any::<u8>(), 0..400), kind in 0u8..7) {
+            prop_assert!(Verified::parse(network(), &bytes).is_err());
+            let headed = [&[1, kind], &bytes[..]].concat();
+            prop_assert!(Verified::parse(network(), &headed).is_err());
+            prop_assert!(Request::parse(network(), &headed).is_err());
+        }
+    }
+}

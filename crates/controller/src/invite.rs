@@ -30,16 +30,22 @@ pub enum InviteError {
     #[error("the invite is cut short: copy it again, to its very end")]
     Truncated,
     /// From a later IPOP.
-    #[error("the invite was made by a newer IPOP (its format is {0}, this one understands {VERSION}): upgrade this one")]
+    #[error(
+        "the invite was made by a newer IPOP (its format is {0}, this one understands {VERSION}): upgrade this one"
+    )]
     Newer(u8),
     /// Some characters changed.
     #[error("the invite is damaged: copy it again, or ask for a new one")]
     Corrupt,
     /// The group's root did not sign it.
-    #[error("the invite is forged: it is not signed by the group that it names; ask a member of the group for a new one")]
+    #[error(
+        "the invite is forged: it is not signed by the group that it names; ask a member of the group for a new one"
+    )]
     Foreign,
     /// Too late.
-    #[error("the invite expired {0}: ask for a new one (and check this machine's clock if you think it should be good)")]
+    #[error(
+        "the invite expired {0}: ask for a new one (and check this machine's clock if you think it should be good)"
+    )]
     Expired(Ago),
 }
 
@@ -184,7 +190,10 @@ impl Invite {
 
 fn decode(text: &str) -> Result<Vec<u8>, InviteError> {
     let text = text.trim_end_matches('/');
-    if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+    if !text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    {
         return Err(InviteError::Corrupt);
     }
     // A cut link ends anywhere within a group of four characters.
@@ -215,4 +224,127 @@ fn unwrap(bytes: &[u8]) -> Result<&[u8], InviteError> {
         return Err(InviteError::Corrupt);
     }
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::*;
+    use proptest::prelude::*;
+
+    fn invite() -> Invite {
+        let pin = "ab".repeat(32);
+        let server = format!("203.0.113.1:5222,[2001:db8::1]:5222?domain=rdv.example&pin={pin}&token=abcdefghijklmnop");
+        Invite {
+            network: network(),
+            genesis: genesis(),
+            grant: grant(100, 1),
+            key: key(100),
+            server: server.parse().expect("a server"),
+        }
+    }
+
+    fn check(invite: &Invite, other: &Invite) {
+        assert_eq!(other.network, invite.network);
+        assert_eq!((&other.genesis, &other.grant), (&invite.genesis, &invite.grant));
+        assert_eq!(other.server, invite.server);
+        assert_eq!(other.key.public(), invite.key.public());
+    }
+
+    #[test]
+    fn a_link_reads_back_and_is_short() {
+        let link = invite().to_link();
+        assert!(link.len() <= 700, "{} characters", link.len());
+        check(&invite(), &Invite::parse(&link).expect("our own"));
+        let wrapped = format!("  {}\n {}\n", &link[..80], &link[80..]);
+        check(&invite(), &Invite::parse(&wrapped).expect("wrapped by a mail program"));
+    }
+
+    #[test]
+    fn each_way_to_break_a_link_has_its_name() {
+        let link = invite().to_link();
+        let refused = |text: &str| Invite::parse(text).expect_err(text);
+        for text in ["", "hello", "http://example.org", "ipop:/x", "é", "ipop:/é"] {
+            assert_eq!(refused(text), InviteError::NotALink, "{text}");
+        }
+        for end in SCHEME.len()..link.len() {
+            assert_eq!(refused(&link[..end]), InviteError::Truncated, "{end}");
+        }
+        assert_eq!(refused(&format!("{link}AAAA")), InviteError::Corrupt);
+        assert_eq!(refused(&link.replace("://A", "://Ä")), InviteError::Corrupt);
+        let mut bytes = BASE64URL_NOPAD
+            .decode(&link.as_bytes()[SCHEME.len()..])
+            .expect("base64");
+        bytes[60] ^= 1;
+        assert_eq!(
+            refused(&format!("{SCHEME}{}", BASE64URL_NOPAD.encode(&bytes))),
+            InviteError::Corrupt
+        );
+        bytes[0] = 2;
+        assert_eq!(
+            refused(&format!("{SCHEME}{}", BASE64URL_NOPAD.encode(&bytes))),
+            InviteError::Newer(2)
+        );
+    }
+
+    #[test]
+    fn a_grant_that_the_root_did_not_sign_or_of_another_key_is_foreign() {
+        let stranger = NetworkId(key(201).public());
+        let foreign = Invite {
+            network: stranger,
+            ..invite()
+        };
+        assert_eq!(
+            Invite::parse(&foreign.to_link()).expect_err("other root"),
+            InviteError::Foreign
+        );
+        let swapped = Invite {
+            key: key(101),
+            ..invite()
+        };
+        assert_eq!(
+            Invite::parse(&swapped.to_link()).expect_err("other key"),
+            InviteError::Foreign
+        );
+        let twice = Invite {
+            grant: genesis(),
+            ..invite()
+        };
+        assert_eq!(
+            Invite::parse(&twice.to_link()).expect_err("no grant"),
+            InviteError::Foreign
+        );
+    }
+
+    #[test]
+    fn it_expires_with_tolerance_for_clocks() {
+        let end = START + 86_400 + CLOCK_TOLERANCE_S;
+        assert_eq!(invite().check_time(0), Ok(()));
+        assert_eq!(invite().check_time(end), Ok(()));
+        assert_eq!(
+            invite().check_time(end + 1),
+            Err(InviteError::Expired(Ago(CLOCK_TOLERANCE_S + 1)))
+        );
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let text = format!("{:?} {:?}", invite(), invite().key);
+        assert!(!text.contains("abcdefghijklmnop") && text.len() < 100, "{text}");
+    }
+
+    proptest! {
+        #[test]
+        fn nonsense_is_refused(text in "\\PC{0,80}", bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(Invite::parse(&text).is_err());
+            let link = format!("{SCHEME}{}", BASE64URL_NOPAD.encode(&bytes));
+            prop_assert!(Invite::parse(&link).is_err());
+            let mut wrapped = vec![VERSION];
+            put_bytes(&mut wrapped, &bytes);
+            let check = hash("ipop invite v1", &[&wrapped]);
+            wrapped.extend_from_slice(&check[..CHECK_BYTES]);
+            let link = format!("{SCHEME}{}", BASE64URL_NOPAD.encode(&wrapped));
+            prop_assert!(Invite::parse(&link).is_err());
+        }
+    }
 }

@@ -11,9 +11,15 @@ pub mod entry;
 pub mod invite;
 pub mod limits;
 pub mod log;
+mod machine;
 pub mod membership;
 pub mod message;
 pub mod store;
 mod wire;
 
+#[cfg(test)]
+mod fixture;
+
 pub use crypto::InviteKey;
+pub use machine::{CallId, Controller, ControllerConfig, Now, Output, RequestId};
+pub use store::{Store, StoreError};

@@ -142,10 +142,19 @@ impl Log {
 
     /// Every entry, each after what it builds on.
     pub fn in_order(&self) -> Vec<&Verified> {
-        let mut order: Vec<&Verified> = self.entries().filter(|e| matches!(e.entry(), Entry::Genesis(_))).collect();
-        order.extend(self.entries().filter(|e| e.by_root() && !matches!(e.entry(), Entry::Genesis(_))));
+        let mut order: Vec<&Verified> = self
+            .entries()
+            .filter(|e| matches!(e.entry(), Entry::Genesis(_)))
+            .collect();
+        order.extend(
+            self.entries()
+                .filter(|e| e.by_root() && !matches!(e.entry(), Entry::Genesis(_))),
+        );
         let mut known: BTreeSet<NodeId> = self.founders().collect();
-        let mut admissions: Vec<&Verified> = self.entries().filter(|e| matches!(e.entry(), Entry::Admission(_))).collect();
+        let mut admissions: Vec<&Verified> = self
+            .entries()
+            .filter(|e| matches!(e.entry(), Entry::Admission(_)))
+            .collect();
         loop {
             let (ready, rest): (Vec<_>, Vec<_>) = admissions.into_iter().partition(|e| match e.entry() {
                 Entry::Admission(a) => known.contains(&a.sponsor),
@@ -202,5 +211,46 @@ impl Log {
     pub fn grant_of(&self, key: [u8; 32]) -> Option<&Verified> {
         self.entries()
             .find(|e| matches!(e.entry(), Entry::Grant(grant) if grant.key == key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::*;
+
+    #[test]
+    fn what_chains_to_nothing_is_not_kept_from_anybody_and_waits_from_members() {
+        let (first, second) = (admission(100, 2, 1, 1, 10, "bob"), admission(100, 3, 2, 2, 20, "carol"));
+        let mut log = Log::new(network());
+        log.insert(Source::Anybody, [genesis(), grant(100, 5)]);
+        assert!(log.insert(Source::Anybody, [second.clone()]).is_empty());
+        assert_eq!(log.insert(Source::Anybody, [first.clone()]).len(), 1);
+
+        let mut log = Log::new(network());
+        assert!(log.insert(Source::Member, [second.clone(), first.clone()]).is_empty());
+        let added = log.insert(Source::Member, [genesis(), grant(100, 5)]);
+        assert_eq!(added.len(), 4);
+        assert_eq!(added[3].id(), second.id());
+    }
+
+    #[test]
+    fn orphans_are_bounded() {
+        let mut log = Log::new(network());
+        let strangers = (0..300u64).map(|n| leave(9, n));
+        assert!(log.insert(Source::Member, strangers).is_empty());
+        assert_eq!(log.orphans.len(), ORPHANS_MAX);
+    }
+
+    #[test]
+    fn a_flood_of_members_entries_leaves_room_for_the_root() {
+        let mut log = Log::new(network());
+        log.insert(
+            Source::Member,
+            [genesis(), grant(100, 5), admission(100, 2, 1, 1, 10, "mallory")],
+        );
+        log.insert(Source::Member, (0..LOG_ENTRIES_MAX as u64).map(|n| leave(2, n)));
+        assert_eq!(log.len(), LOG_ENTRIES_MAX - LOG_ROOT_RESERVE);
+        assert_eq!(log.insert(Source::Member, [ejection(2, 99, Vec::new())]).len(), 1);
     }
 }

@@ -41,11 +41,7 @@ pub struct Member {
 impl Member {
     /// IPv4 first.
     pub fn addresses(&self) -> Vec<IpAddr> {
-        self.v4
-            .map(IpAddr::from)
-            .into_iter()
-            .chain([self.v6.into()])
-            .collect()
+        self.v4.map(IpAddr::from).into_iter().chain([self.v6.into()]).collect()
     }
 }
 
@@ -88,7 +84,7 @@ pub struct Roster {
 impl Roster {
     /// Works out who is in.
     pub fn evaluate(log: &Log) -> Self {
-        let Some(genesis) = genesis(log) else {
+        let Some(genesis) = oldest_genesis(log) else {
             return Self::default();
         };
         let sets = Sets::of(log);
@@ -109,9 +105,10 @@ impl Roster {
         }
     }
 
-    /// Nodes that used a grant.
-    pub fn uses_of(&self, grant: &[u8; 32]) -> usize {
-        self.used.get(grant).map_or(0, BTreeSet::len)
+    /// How many nodes used a grant, and whether this one did.
+    pub fn uses_of(&self, grant: &[u8; 32], node: NodeId) -> (usize, bool) {
+        let users = self.used.get(grant);
+        (users.map_or(0, BTreeSet::len), users.is_some_and(|u| u.contains(&node)))
     }
 
     /// Whether a node is in.
@@ -121,7 +118,7 @@ impl Roster {
 }
 
 /// The root signs one; if it signed more, the oldest counts.
-fn genesis(log: &Log) -> Option<&Genesis> {
+fn oldest_genesis(log: &Log) -> Option<&Genesis> {
     log.entries()
         .filter_map(|e| match e.entry() {
             Entry::Genesis(genesis) => Some((genesis.created, e.id(), genesis)),
@@ -209,7 +206,10 @@ impl<'a> Sets<'a> {
             from: 0,
             until: self.end(genesis.founder, genesis.created, 0),
         };
-        let mut order: Vec<(u64, EntryId)> = accepted.iter().map(|id| (self.admissions[id].admitted_at, *id)).collect();
+        let mut order: Vec<(u64, EntryId)> = accepted
+            .iter()
+            .map(|id| (self.admissions[id].admitted_at, *id))
+            .collect();
         order.sort_unstable();
         let others = order.into_iter().map(|(from, id)| {
             let admission = self.admissions[&id];
@@ -227,14 +227,22 @@ impl<'a> Sets<'a> {
     }
 
     fn end(&self, node: NodeId, joined_at: u64, from: u64) -> Option<u64> {
-        let left = self.leaves.get(&node).and_then(|all| all.range(joined_at..).next()).copied();
+        let left = self
+            .leaves
+            .get(&node)
+            .and_then(|all| all.range(joined_at..).next())
+            .copied();
         let ejected = self.ejected.get(&node).copied();
         let end = [left, ejected].into_iter().flatten().min()?;
         Some(end.max(from))
     }
 
     fn gone(&self, genesis: &Genesis, members: &BTreeMap<NodeId, Member>) -> BTreeMap<NodeId, Gone> {
-        let ever = self.admissions.values().map(|a| a.request.joiner).chain([genesis.founder]);
+        let ever = self
+            .admissions
+            .values()
+            .map(|a| a.request.joiner)
+            .chain([genesis.founder]);
         ever.filter(|node| !members.contains_key(node))
             .map(|node| {
                 let left = self.leaves.get(&node).and_then(|all| all.last());
@@ -262,37 +270,264 @@ struct Stay {
 
 /// Gives names and addresses in the order of stays.
 fn place(network: NetworkId, genesis: &Genesis, stays: &[Stay]) -> BTreeMap<NodeId, Member> {
-    let mut placed: Vec<(Option<u64>, Member)> = Vec::new();
     let mut members: BTreeMap<NodeId, Member> = BTreeMap::new();
+    let mut names = BTreeSet::new();
+    let mut addresses = BTreeSet::new();
+    let mut ends: BTreeMap<(u64, NodeId), (String, Option<Ipv4Addr>)> = BTreeMap::new();
     for stay in stays {
         // Admitted by two sponsors at once: the first place counts.
-        if stay.until.is_none() && members.contains_key(&stay.node) {
+        if members.contains_key(&stay.node) {
             continue;
         }
-        let there = || {
-            placed
-                .iter()
-                .filter(|(until, _)| until.is_none_or(|until| until > stay.from))
-                .map(|(_, member)| member)
-        };
-        let names = there().map(|m| m.name.clone()).collect();
-        let addresses = there().filter_map(|m| m.v4).collect();
-        let v6 = ipv6_of(network, stay.node);
-        if there().any(|m| m.v6 == v6 && m.node != stay.node) {
-            continue;
+        while let Some(end) = ends.first_entry().filter(|end| end.key().0 <= stay.from) {
+            let (name, v4) = end.remove();
+            names.remove(&name);
+            v4.map(|v4| addresses.remove(&v4));
         }
         let member = Member {
             node: stay.node,
             name: free_name(&stay.name, &names),
             v4: ipv4_of(genesis.subnet, stay.node, &addresses),
-            v6,
+            v6: ipv6_of(network, stay.node),
             sponsor: stay.sponsor,
             joined_at: stay.joined_at,
         };
-        if stay.until.is_none() {
-            members.insert(stay.node, member.clone());
+        if let Some(until) = stay.until {
+            if until <= stay.from || ends.contains_key(&(until, stay.node)) {
+                continue;
+            }
+            ends.insert((until, stay.node), (member.name.clone(), member.v4));
         }
-        placed.push((stay.until, member));
+        names.insert(member.name.clone());
+        addresses.extend(member.v4);
+        if stay.until.is_none() && !clashes(&members, &member) {
+            members.insert(stay.node, member);
+        }
     }
     members
+}
+
+/// 64 bits of a hash are the same for two nodes only if somebody worked hard for it: the later one is not let in.
+fn clashes(members: &BTreeMap<NodeId, Member>, new: &Member) -> bool {
+    members.values().any(|m| m.v6 == new.v6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::Verified;
+    use crate::fixture::*;
+    use crate::log::Source;
+    use proptest::prelude::*;
+
+    fn log(entries: &[Verified]) -> Log {
+        let mut log = Log::new(network());
+        log.insert(Source::Member, entries.iter().cloned());
+        log
+    }
+
+    fn names(entries: &[Verified]) -> Vec<String> {
+        let mut names: Vec<String> = Roster::evaluate(&log(entries))
+            .members
+            .into_values()
+            .map(|m| m.name)
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_member_chains_to_the_root_through_its_sponsors() {
+        let all = [
+            genesis(),
+            grant(100, 5),
+            admission(100, 2, 1, 1, 10, "bob"),
+            admission(100, 3, 2, 2, 20, "carol"),
+        ];
+        assert_eq!(names(&all), ["ann", "bob", "carol"]);
+        // Without bob nobody vouches for carol; without the grant nobody may.
+        assert_eq!(names(&[all[0].clone(), all[1].clone(), all[3].clone()]), ["ann"]);
+        assert_eq!(names(&[all[0].clone(), all[2].clone(), all[3].clone()]), ["ann"]);
+    }
+
+    #[test]
+    fn a_sponsor_that_is_no_member_admits_nobody() {
+        assert_eq!(
+            names(&[genesis(), grant(100, 5), admission(100, 3, 9, 1, 10, "mallory")]),
+            ["ann"]
+        );
+        let ring = [admission(100, 3, 9, 1, 10, "x"), admission(100, 9, 3, 1, 10, "y")];
+        assert_eq!(
+            names(&[genesis(), grant(100, 5), ring[0].clone(), ring[1].clone()]),
+            ["ann"]
+        );
+    }
+
+    #[test]
+    fn uses_are_a_limit_and_one_node_uses_once() {
+        let mut all = vec![genesis(), grant(100, 2)];
+        all.extend((2..8).map(|n| admission(100, n, 1, u16::from(n) - 1, 10, "guest")));
+        all.push(admission(100, 2, 1, 9, 11, "guest"));
+        let roster = Roster::evaluate(&log(&all));
+        assert_eq!(
+            roster.members.keys().copied().collect::<BTreeSet<_>>(),
+            BTreeSet::from([node(1), node(2), node(3)])
+        );
+        assert_eq!(roster.gone[&node(7)], Gone::Refused);
+    }
+
+    #[test]
+    fn an_admission_after_the_grant_ended_does_not_count() {
+        let late = admission(100, 2, 1, 1, 86_400 + CLOCK_TOLERANCE_S + 1, "bob");
+        let in_time = admission(100, 3, 1, 1, 86_400 + CLOCK_TOLERANCE_S, "carol");
+        assert_eq!(names(&[genesis(), grant(100, 5), late, in_time]), ["ann", "carol"]);
+    }
+
+    #[test]
+    fn names_and_addresses_stay_when_others_leave_and_are_free_again() {
+        let mut all = vec![
+            genesis_in("10.9.9.0/29"),
+            grant(100, 50),
+            admission(100, 2, 1, 1, 10, "bob"),
+            admission(100, 3, 1, 2, 20, "bob"),
+        ];
+        let before = Roster::evaluate(&log(&all));
+        assert_eq!(before.members[&node(3)].name, "bob-2");
+        all.push(leave(2, 30));
+        let after = Roster::evaluate(&log(&all));
+        assert_eq!(after.members[&node(3)], before.members[&node(3)]);
+        assert_eq!(after.gone[&node(2)], Gone::Left(START + 30));
+        all.push(admission(100, 4, 1, 3, 40, "bob"));
+        assert_eq!(Roster::evaluate(&log(&all)).members[&node(4)].name, "bob");
+        // Six hosts for ever, as long as people leave.
+        for n in 5..40 {
+            all.push(admission(100, n, 1, u16::from(n), 40 + u64::from(n) * 2, "guest"));
+            all.push(leave(n, 41 + u64::from(n) * 2));
+        }
+        all.push(admission(100, 50, 1, 49, 500, "last"));
+        assert!(Roster::evaluate(&log(&all)).members[&node(50)].v4.is_some());
+    }
+
+    #[test]
+    fn who_left_comes_back_by_a_later_join_only() {
+        let mut all = vec![
+            genesis(),
+            grant(100, 5),
+            admission(100, 2, 1, 1, 10, "bob"),
+            leave(2, 30),
+        ];
+        all.push(admission(100, 2, 1, 1, 30, "bob"));
+        assert_eq!(names(&all), ["ann"]);
+        all.push(admission(100, 2, 1, 1, 31, "bob"));
+        assert_eq!(names(&all), ["ann", "bob"]);
+    }
+
+    #[test]
+    fn an_ejected_key_never_comes_back_and_takes_its_guests_along_but_for_those_kept() {
+        let kept = admission(100, 3, 2, 2, 20, "carol");
+        let mut all = vec![
+            genesis(),
+            grant(100, 9),
+            admission(100, 2, 1, 1, 10, "mallory"),
+            kept.clone(),
+            admission(100, 4, 2, 3, 20, "sybil"),
+            ejection(2, 25, vec![kept.id()]),
+        ];
+        assert_eq!(names(&all), ["ann", "carol"]);
+        all.push(admission(100, 2, 1, 4, 40, "mallory"));
+        all.push(leave(2, 41));
+        all.push(admission(100, 2, 1, 5, 50, "mallory"));
+        assert_eq!(names(&all), ["ann", "carol"]);
+        assert_eq!(Roster::evaluate(&log(&all)).gone[&node(2)], Gone::Ejected);
+    }
+
+    #[test]
+    fn the_founder_can_leave_and_its_guests_stay() {
+        let all = [
+            genesis(),
+            grant(100, 9),
+            admission(100, 2, 1, 1, 10, "bob"),
+            leave(1, 20),
+            admission(100, 3, 2, 2, 30, "carol"),
+        ];
+        assert_eq!(names(&all), ["bob", "carol"]);
+    }
+
+    /// A busy history: nodes 1 to 12, three grants, clashes of names and uses, leaves, an ejection.
+    fn history() -> impl Strategy<Value = Vec<Verified>> {
+        let step = (2u8..12, 1u8..12, 0u8..3, 1u16..4, 1u64..60, 0u8..8);
+        proptest::collection::vec(step, 1..24).prop_map(|steps| {
+            let mut all = vec![genesis_in("10.9.9.0/28"), grant(100, 1), grant(101, 3), grant(102, 20)];
+            for (joiner, sponsor, invite, index, at, kind) in steps {
+                all.push(match kind {
+                    0 => leave(joiner, at),
+                    1 if at > 50 => ejection(joiner, at, Vec::new()),
+                    _ if joiner == sponsor => leave(joiner, at),
+                    _ => admission(
+                        100 + invite,
+                        joiner,
+                        sponsor,
+                        index,
+                        at,
+                        ["bob", "guest"][usize::from(joiner % 2)],
+                    ),
+                });
+            }
+            all
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn order_repetition_and_parts_do_not_matter(all in history(), seed in any::<u64>(), cut in 0usize..30) {
+            use rand::{SeedableRng, seq::SliceRandom};
+            let mut rng = rand_chacha::ChaCha12Rng::seed_from_u64(seed);
+            let straight = log(&all);
+            let mut shuffled = all.clone();
+            shuffled.extend(all.iter().take(cut).cloned());
+            shuffled.shuffle(&mut rng);
+            let mut other = Log::new(network());
+            for part in shuffled.chunks(1 + cut) {
+                other.insert(Source::Member, part.iter().cloned());
+            }
+            prop_assert_eq!(other.digest(), straight.digest());
+            prop_assert_eq!(Roster::evaluate(&other), Roster::evaluate(&straight));
+        }
+
+        #[test]
+        fn an_older_log_takes_nothing_back(all in history(), cut in 1usize..20) {
+            let mut whole = log(&all);
+            let before = Roster::evaluate(&whole);
+            whole.insert(Source::Member, all[..cut.min(all.len())].iter().cloned());
+            prop_assert_eq!(Roster::evaluate(&whole), before);
+        }
+
+        #[test]
+        fn names_and_addresses_are_unique(all in history()) {
+            let roster = Roster::evaluate(&log(&all));
+            let names: BTreeSet<_> = roster.members.values().map(|m| m.name.clone()).collect();
+            let v4: BTreeSet<_> = roster.members.values().filter_map(|m| m.v4).collect();
+            prop_assert_eq!(names.len(), roster.members.len());
+            prop_assert_eq!(v4.len(), roster.members.values().filter(|m| m.v4.is_some()).count());
+            for used in roster.used.values() {
+                prop_assert!(used.len() <= 20);
+            }
+        }
+
+        #[test]
+        fn in_order_and_chain_rebuild_what_they_show(all in history()) {
+            let whole = log(&all);
+            let order: Vec<Verified> = whole.in_order().into_iter().cloned().collect();
+            prop_assert_eq!(log(&order).digest(), whole.digest());
+            for node in Roster::evaluate(&whole).members.keys() {
+                let chain: Vec<Verified> = whole.chain_of(*node).into_iter().cloned().collect();
+                let mut alone = Log::new(network());
+                alone.insert(Source::Anybody, [genesis_in("10.9.9.0/28")]);
+                alone.insert(Source::Anybody, chain);
+                prop_assert!(Roster::evaluate(&alone).has(*node));
+            }
+        }
+    }
 }

@@ -8,7 +8,7 @@ use crate::limits::{
     BLOB_BYTES_MAX, ENTRY_BYTES_MAX, HAVE_IDS_MAX, MESSAGE_BYTES_MAX, MESSAGE_ENTRY_BYTES, RELAY_BLOB_MAX, SENTENCE_MAX,
 };
 use crate::log::Digest;
-use crate::wire::{Malformed, Reader, put_bytes, put_text};
+use crate::wire::{Malformed, Reader, put_bytes};
 
 const VERSION: u8 = 1;
 const SIGNAL: u8 = 0;
@@ -36,6 +36,29 @@ pub type ShortId = [u8; 16];
 /// Names a join request in its answer.
 pub type RequestTag = [u8; 16];
 
+/// Why a member lets a joiner not in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Refusal {
+    /// The invite is expired, used up, or not of this group.
+    Invite = 0,
+    /// The name is taken.
+    Name = 1,
+    /// The node was ejected, or its clock is behind.
+    Barred = 2,
+    /// Not now, or not here: another member may.
+    Busy = 3,
+}
+
+impl Refusal {
+    fn from_byte(byte: u8) -> Result<Self, Malformed> {
+        [Self::Invite, Self::Name, Self::Barred, Self::Busy]
+            .into_iter()
+            .find(|r| *r as u8 == byte)
+            .ok_or(Malformed)
+    }
+}
+
 /// What controllers tell each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -57,6 +80,8 @@ pub enum Message {
     Refused {
         /// Of the request.
         tag: RequestTag,
+        /// What kind of reason.
+        refusal: Refusal,
         /// Why, one sentence.
         reason: String,
     },
@@ -115,6 +140,7 @@ impl Message {
             },
             3 => Self::Refused {
                 tag: reader.array()?,
+                refusal: Refusal::from_byte(reader.u8()?)?,
                 reason: sentence(reader.bytes(4 * SENTENCE_MAX)?),
             },
             4 => Self::Digest {
@@ -154,9 +180,10 @@ impl Message {
                 out.extend_from_slice(tag);
                 put_entries(&mut out, entries);
             }
-            Self::Refused { tag, reason } => {
+            Self::Refused { tag, refusal, reason } => {
                 out.push(3);
                 out.extend_from_slice(tag);
+                out.push(*refusal as u8);
                 let reason: String = reason.chars().take(SENTENCE_MAX).collect();
                 put_bytes(&mut out, reason.as_bytes());
             }
@@ -252,5 +279,106 @@ pub fn open_envelope(bytes: &[u8]) -> Result<&[u8], MessageError> {
         [VERSION, SIGNAL, blob @ ..] if !blob.is_empty() && blob.len() <= BLOB_BYTES_MAX => Ok(blob),
         [VERSION, SIGNAL, ..] | [] | [_] => Err(MessageError::Malformed),
         _ => Err(MessageError::Unknown),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn messages_read_back_and_cut_ones_do_not() {
+        let tag = [5; 16];
+        let messages = [
+            Message::Join {
+                grant: vec![1; 9],
+                request: vec![2; 300],
+            },
+            Message::Welcome {
+                tag,
+                entries: vec![vec![1; 100], vec![2; 200]],
+            },
+            Message::Refused {
+                tag,
+                refusal: Refusal::Name,
+                reason: "the name \"bob\" is taken".into(),
+            },
+            Message::Digest {
+                digest: Digest {
+                    count: 7,
+                    hash: [8; 32],
+                },
+                time: 9,
+            },
+            Message::Have {
+                from: [0; 16],
+                to: [255; 16],
+                ids: vec![[3; 16], [4; 16]],
+            },
+            Message::Entries(vec![vec![7; 2048]]),
+            Message::Relay {
+                to: NodeId([6; 32]),
+                blob: vec![1; RELAY_BLOB_MAX],
+            },
+            Message::Relayed {
+                from: NodeId([6; 32]),
+                blob: vec![1; 10],
+            },
+        ];
+        for message in messages {
+            let bytes = message.to_bytes();
+            assert!(bytes.len() <= MESSAGE_BYTES_MAX);
+            assert_eq!(Message::parse(&bytes), Ok(message));
+            assert!(Message::parse(&bytes[..bytes.len() - 1]).is_err());
+        }
+    }
+
+    #[test]
+    fn full_messages_fit_their_bound() {
+        let have = Message::Have {
+            from: [0; 16],
+            to: [1; 16],
+            ids: vec![[0; 16]; HAVE_IDS_MAX],
+        };
+        assert!(have.to_bytes().len() <= MESSAGE_BYTES_MAX);
+        let entries: Vec<Vec<u8>> = (0..100).map(|n| vec![n; 1000]).collect();
+        let all = parts(entries.iter().map(Vec::as_slice));
+        assert_eq!(all.concat(), entries);
+        for part in all {
+            let welcome = Message::Welcome {
+                tag: [0; 16],
+                entries: part,
+            };
+            assert!(welcome.to_bytes().len() <= MESSAGE_BYTES_MAX);
+        }
+    }
+
+    #[test]
+    fn a_refusal_shows_no_control_characters() {
+        let refused = Message::Refused {
+            tag: [0; 16],
+            refusal: Refusal::Busy,
+            reason: "a\u{1b}[31mb\nc".into(),
+        };
+        let Ok(Message::Refused { reason, .. }) = Message::parse(&refused.to_bytes()) else {
+            panic!("reads back");
+        };
+        assert_eq!(reason, "a[31mbc");
+    }
+
+    proptest! {
+        #[test]
+        fn nonsense_never_panics_and_what_parses_reads_back(bytes in proptest::collection::vec(any::<u8>(), 0..400), kind in 0u8..10) {
+            let headed = [&[VERSION, kind], &bytes[..]].concat();
+            for bytes in [&bytes, &headed] {
+                if let Ok(message) = Message::parse(bytes) {
+                    prop_assert_eq!(Message::parse(&message.to_bytes()), Ok(message));
+                }
+                if let Ok(blob) = open_envelope(bytes) {
+                    prop_assert_eq!(seal_envelope(blob), bytes.clone());
+                }
+            }
+        }
     }
 }

@@ -102,7 +102,8 @@ impl Store {
             _ => return Err(corrupt("it has no version".into())),
         }
         // The sentence of the parser could quote a password: the place has to do.
-        let store: Self = Self::deserialize(value).map_err(|_| corrupt("a field is missing or has a wrong form".into()))?;
+        let store: Self =
+            Self::deserialize(value).map_err(|_| corrupt("a field is missing or has a wrong form".into()))?;
         store.check().map_err(corrupt)?;
         Ok(store)
     }
@@ -116,7 +117,9 @@ impl Store {
             if !seen.insert(group.network) {
                 return Err(format!("the group {} stands twice", group.network));
             }
-            group.read_log().map_err(|reason| format!("group {}: {reason}", group.network))?;
+            group
+                .read_log()
+                .map_err(|reason| format!("group {}: {reason}", group.network))?;
         }
         Ok(())
     }
@@ -147,5 +150,93 @@ impl StoredGroup {
             return Err("its membership log has no beginning".into());
         }
         Ok(log)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::*;
+    use proptest::prelude::*;
+
+    fn store() -> Store {
+        let entries = [genesis(), grant(100, 5), admission(100, 2, 1, 1, 10, "bob")];
+        Store {
+            version: STORE_VERSION,
+            up: true,
+            groups: vec![StoredGroup {
+                network: network(),
+                node: node(2),
+                founder: false,
+                login: Login {
+                    server: "rdv.example:5222".parse().expect("a server"),
+                    user: "n123".into(),
+                    password: "hush".into(),
+                    register: true,
+                },
+                log: entries.iter().map(|e| Blob(e.bytes().to_vec())).collect(),
+            }],
+        }
+    }
+
+    #[test]
+    fn what_was_written_reads_back() {
+        assert_eq!(Store::parse("f", &store().to_bytes()), Ok(store()));
+        assert_eq!(Store::parse("f", &Store::default().to_bytes()), Ok(Store::default()));
+    }
+
+    #[test]
+    fn a_newer_store_names_the_remedy() {
+        let error =
+            Store::parse("controller.json", br#"{"version": 2, "groups": "of another form"}"#).expect_err("newer");
+        let text = "controller.json was written by a newer IPOP (its format is 2), this one understands up to 1: \
+                    upgrade, or use another --state";
+        assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn a_log_that_was_tampered_with_is_corrupt() {
+        let mut bad = store();
+        bad.groups[0].log[2].0[100] ^= 1;
+        let error = Store::parse("f", &bad.to_bytes()).expect_err("bad signature");
+        assert!(
+            matches!(&error, StoreError::Corrupt { reason, .. } if reason.contains("wrong signature")),
+            "{error}"
+        );
+        let mut bad = store();
+        bad.groups[0].log.remove(0);
+        assert!(matches!(
+            Store::parse("f", &bad.to_bytes()),
+            Err(StoreError::Corrupt { .. })
+        ));
+        let mut bad = store();
+        bad.groups.push(bad.groups[0].clone());
+        assert!(matches!(
+            Store::parse("f", &bad.to_bytes()),
+            Err(StoreError::Corrupt { .. })
+        ));
+    }
+
+    #[test]
+    fn no_error_and_no_debug_shows_the_password() {
+        assert!(!format!("{:?}", store()).contains("hush"));
+        let text = String::from_utf8(store().to_bytes())
+            .expect("JSON")
+            .replace("\"register\": true", "\"register\": \"hush\"");
+        let error = Store::parse("f", text.as_bytes()).expect_err("wrong type");
+        assert!(!error.to_string().contains("hush"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn corrupt_bytes_are_an_error_or_the_same_store(at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
+            let mut bytes = store().to_bytes();
+            let at = at.index(bytes.len());
+            if cut { bytes.truncate(at) } else { bytes[at] = byte }
+            match Store::parse("f", &bytes) {
+                Ok(store) => prop_assert!(Store::parse("f", &store.to_bytes()) == Ok(store)),
+                Err(error) => prop_assert!(error.to_string().starts_with("f ")),
+            }
+        }
     }
 }

@@ -67,12 +67,6 @@ impl<'a> Reader<'a> {
         &self.all[..self.at]
     }
 
-    pub(crate) fn rest(&mut self) -> &'a [u8] {
-        let rest = &self.all[self.at..];
-        self.at = self.all.len();
-        rest
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.at == self.all.len()
     }
