@@ -313,6 +313,12 @@ pub fn peer_credentials(_: &impl AsFd) -> io::Result<crate::PeerCredentials> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// Not supported.
+#[cfg(unix)]
+pub fn send_now(_: &impl AsFd, _: &[u8]) -> io::Result<usize> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Nobody: equal to no user that could be at the other end of a socket.
 pub fn own_identity() -> Owner {
     Owner {
@@ -326,6 +332,11 @@ pub fn own_identity() -> Owner {
 pub struct StateLock(Never);
 
 impl StateLock {
+    /// Nobody.
+    pub fn holder(_: &Path) -> Option<u32> {
+        None
+    }
+
     /// Not supported.
     pub fn acquire(_: &Path) -> Result<StateLock, Error> {
         missing("locking a state directory")
@@ -356,6 +367,8 @@ pub enum Signal {
     Terminate,
     /// A child has ended.
     Child,
+    /// SIGHUP.
+    Hangup,
 }
 
 /// Receives signals; not here.
@@ -397,6 +410,17 @@ pub fn parent_process() -> Option<u32> {
 /// Not supported.
 pub fn memory_in_use() -> Result<u64, Error> {
     missing("telling the memory in use")
+}
+
+/// Not done here; the caller sees that the process stays.
+pub fn terminate(_: u32) {}
+
+/// Not done here.
+pub fn hang_up(_: u32) {}
+
+/// Not told here.
+pub fn host_name() -> String {
+    "node".into()
 }
 
 /// Network namespaces; not here.
