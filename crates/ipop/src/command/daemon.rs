@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::process::{controller, supervisor, tincan};
+use crate::process::supervisor;
 use crate::state::StateDir;
 
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ pub(super) struct Tincan {
 
 impl Tincan {
     pub(super) fn run(self, state: &StateDir) -> anyhow::Result<ExitCode> {
-        tincan::run(state, self.port)
+        not_supported(state)
     }
 }
 
@@ -37,6 +37,10 @@ pub(super) struct Controller {}
 
 impl Controller {
     pub(super) fn run(self, state: &StateDir) -> anyhow::Result<ExitCode> {
-        controller::run(state)
+        not_supported(state)
     }
+}
+
+fn not_supported(state: &StateDir) -> anyhow::Result<ExitCode> {
+    anyhow::bail!("running this process on {} is not supported by this build yet", state.path().display())
 }

@@ -62,7 +62,7 @@ async fn serve(state: &StateDir, settings: Settings) -> anyhow::Result<()> {
     let address = address(server.running(), &settings.advertise)?;
     os::write_atomic(&state.server_address(), format!("{address}\n").as_bytes(), 0o600)?;
     println!("{address}");
-    server.run(super::ended()).await;
+    server.run(super::ended()).await?;
     let _ = fs::remove_file(state.server_address());
     Ok(())
 }
