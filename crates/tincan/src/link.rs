@@ -1,1 +1,656 @@
-//! Placeholder.
+//! One link: everything that two nodes share to exchange frames.
+//!
+//! 1 opened by the controller here, or by an offer of the peer. 2 gather: the node's candidates go out with offer or
+//! answer and trickle after. 3 check: ICE looks for a path. 4 secure: QUIC over that path. 5 up: frames flow as
+//! records. 6 rekey: epochs, and a fresh handshake beside the old session. 7 the path changes, or is lost and searched.
+//! 8 closed, by either side or because no path answers any more.
+//!
+//! Promises: no QUIC datagram is looked at unless its sender has proved by an ICE check to know the sealed password;
+//! nothing is sent in clear; a link that is not up within its time is over with a sentence.
+//! Refuses to know: other links, tables, sockets; whether the peer is allowed (the node asks that first).
+
+mod making;
+pub(crate) mod paths;
+mod up;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use api::link::{LinkPhase, PathKind, PathState};
+use api::{NetworkId, NodeId, SessionId};
+use rand::RngCore;
+use rand_chacha::ChaCha12Rng;
+
+use crate::fast::{LinkShared, LinkSlot, Tell};
+use crate::forward::DropReason;
+use crate::ice::{AddressPolicy, Agent, AgentEvent, Candidate, Credentials, Pair};
+use crate::keys::NodeKey;
+use crate::record::{Cipher, Header, Lane, OpenKeys, ReceiverIndex};
+use crate::session::Role;
+use crate::signal::{self, Body, LinkSecret};
+use making::Making;
+use paths::{Ends, Paths};
+use up::Up;
+
+/// A link that is not up by then is given up.
+pub(crate) const SETUP_TIME: Duration = Duration::from_secs(30);
+/// An offer is sent again after this, then after twice that, up to `RESEND_MAX`.
+const RESEND_FIRST: Duration = Duration::from_millis(500);
+const RESEND_MAX: Duration = Duration::from_secs(4);
+/// The whole candidate list is sent once more so long after it last changed, in case signals overtook each other.
+const CANDIDATES_AGAIN: Duration = Duration::from_secs(1);
+
+/// A link of this node; never used again for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct LinkId(pub(crate) u64);
+
+/// What a link needs of its node for one call.
+pub(crate) struct Cx<'a> {
+    pub(crate) now: Instant,
+    pub(crate) rng: &'a mut ChaCha12Rng,
+    pub(crate) key: &'a NodeKey,
+    pub(crate) lane: &'a mut Lane,
+    pub(crate) indices: &'a mut super::node::Indices,
+    pub(crate) ciphers: [Cipher; 2],
+    pub(crate) candidates: &'a [Candidate],
+    pub(crate) relayed: &'a dyn Fn(SocketAddr) -> bool,
+}
+
+impl Cx<'_> {
+    fn bytes32(&mut self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        self.rng.fill_bytes(&mut bytes);
+        bytes
+    }
+}
+
+/// What a link wants done.
+pub(crate) enum LinkOutput {
+    /// Send this; a STUN message's transaction is the link's.
+    Datagram { ends: Ends, bytes: Vec<u8>, is_stun: bool },
+    /// Seal this to the peer and give it to the controller.
+    Signal(Body),
+    /// An opened frame; whether its source is right is still to be looked at.
+    Frame { index: ReceiverIndex, bytes: Vec<u8> },
+    /// From the peer's controller.
+    Message(Vec<u8>),
+    /// A `link.ping` was answered.
+    Pong { ping: u64, rtt: Duration, path: PathState },
+    /// Relays must let the peer's address through.
+    Permit(SocketAddr),
+    /// Keys, path or phase changed: publish.
+    Changed,
+    /// Frames can flow.
+    Up,
+    /// The path in use changed, or none is left.
+    PathChanged,
+    /// It is over.
+    Down(String),
+}
+
+/// How far it is, with what that state has.
+enum Phase {
+    /// Our offer is out.
+    Offered(Resend),
+    /// Both sides' credentials are known.
+    Checking,
+    /// A path works.
+    Securing(Box<Making>),
+    /// Frames flow.
+    Up(Box<Up>),
+    /// Over.
+    Closed,
+}
+
+/// When something is sent again.
+#[derive(Clone, Copy, Debug)]
+struct Resend {
+    at: Instant,
+    after: Duration,
+}
+
+impl Resend {
+    fn new(now: Instant) -> Self {
+        Self {
+            at: now + RESEND_FIRST,
+            after: RESEND_FIRST,
+        }
+    }
+
+    /// True when it is time; the next time is then set.
+    fn is_due(&mut self, now: Instant) -> bool {
+        if now < self.at {
+            return false;
+        }
+        self.after = (self.after * 2).min(RESEND_MAX);
+        self.at = now + self.after;
+        true
+    }
+}
+
+/// What a link is about; fixed for its life.
+pub(crate) struct LinkConfig {
+    pub(crate) id: LinkId,
+    pub(crate) slot: LinkSlot,
+    pub(crate) network: NetworkId,
+    pub(crate) peer: NodeId,
+    pub(crate) session: SessionId,
+    pub(crate) secret: LinkSecret,
+    pub(crate) role: Role,
+    pub(crate) is_offerer: bool,
+    pub(crate) policy: AddressPolicy,
+}
+
+/// One link.
+pub(crate) struct Link {
+    pub(crate) config: LinkConfig,
+    /// The start of the peer that this link's signals came from.
+    pub(crate) peer_instance: Option<u64>,
+    pub(crate) shared: Arc<LinkShared>,
+    agent: Agent,
+    /// Counts ICE restarts.
+    generation: u32,
+    restart: Option<Resend>,
+    candidates_again: Option<Instant>,
+    phase: Phase,
+    paths: Paths,
+    deadline: Instant,
+    pub(crate) frame_max: usize,
+    out: VecDeque<LinkOutput>,
+    scratch: Vec<u8>,
+}
+
+impl Link {
+    /// 1 and 2: opened here. The offer is in the outputs.
+    pub(crate) fn offer(config: LinkConfig, cx: &mut Cx<'_>) -> Self {
+        let mut link = Self::new(config, cx);
+        link.phase = Phase::Offered(Resend::new(cx.now));
+        link.send_offer();
+        link
+    }
+
+    /// 1 and 2: opened by the peer's offer. The answer is in the outputs.
+    pub(crate) fn answer(config: LinkConfig, offer: &signal::Offer, cx: &mut Cx<'_>) -> Self {
+        let mut link = Self::new(config, cx);
+        link.take_remote(cx, offer.credentials.clone(), &offer.candidates);
+        link.send_answer();
+        link.drain_agent(cx);
+        link
+    }
+
+    fn new(config: LinkConfig, cx: &mut Cx<'_>) -> Self {
+        let credentials = Credentials::from_entropy(cx.bytes32());
+        let tie_breaker = cx.rng.next_u64();
+        let mut agent = Agent::new(credentials, config.is_offerer, tie_breaker, config.policy.clone(), cx.now);
+        for candidate in cx.candidates {
+            // What policy refuses is simply not offered.
+            let _ = agent.add_local(cx.now, *candidate);
+        }
+        let follows = config.role == Role::Server;
+        Self {
+            config,
+            peer_instance: None,
+            shared: Arc::default(),
+            agent,
+            generation: 0,
+            restart: None,
+            candidates_again: None,
+            phase: Phase::Checking,
+            paths: Paths::new(cx.now, follows),
+            deadline: cx.now + SETUP_TIME,
+            frame_max: crate::limits::FRAME,
+            out: VecDeque::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    pub(crate) fn poll_output(&mut self) -> Option<LinkOutput> {
+        self.out.pop_front()
+    }
+
+    /// How far it is, for `state.get`.
+    pub(crate) fn phase(&self) -> LinkPhase {
+        match &self.phase {
+            Phase::Offered(_) => LinkPhase::Offered,
+            Phase::Checking => LinkPhase::Checking,
+            Phase::Securing(_) => LinkPhase::Securing,
+            Phase::Up(_) if self.paths.current().is_none() => LinkPhase::Lost,
+            Phase::Up(_) => LinkPhase::Up,
+            Phase::Closed => LinkPhase::Idle,
+        }
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(self.phase, Phase::Up(_))
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Closed)
+    }
+
+    /// Whether our offer waits for its answer.
+    pub(crate) fn is_offered(&self) -> bool {
+        matches!(self.phase, Phase::Offered(_))
+    }
+
+    pub(crate) fn up(&self) -> Option<&Up> {
+        match &self.phase {
+            Phase::Up(up) => Some(up),
+            _ => None,
+        }
+    }
+
+    /// The session-level view of the paths.
+    pub(crate) fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// The user name fragment by which checks for this link are known.
+    pub(crate) fn ufrag(&self) -> &str {
+        self.agent.credentials().ufrag()
+    }
+
+    /// What records for this link may bear, with the keys that open them.
+    pub(crate) fn receivers(&self) -> Vec<(ReceiverIndex, Arc<OpenKeys>)> {
+        match &self.phase {
+            Phase::Securing(making) => making.receiver().into_iter().collect(),
+            Phase::Up(up) => up.receivers(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Where the peer said it is.
+    pub(crate) fn remote_addresses(&self) -> Vec<SocketAddr> {
+        self.agent.remote_candidates().iter().map(|c| c.address).collect()
+    }
+
+    // --- signals ---
+
+    /// The offer again, now: after the peer's lost against ours, or with more candidates.
+    pub(crate) fn send_offer(&mut self) {
+        let offer = signal::Offer {
+            session: self.config.session,
+            versions: signal::LINK_VERSIONS.to_vec(),
+            secret: self.config.secret.clone(),
+            credentials: self.agent.credentials().clone(),
+            candidates: self.agent.local_candidates().to_vec(),
+        };
+        self.out.push_back(LinkOutput::Signal(Body::Offer(offer)));
+    }
+
+    /// The answer, again if the offer came again.
+    pub(crate) fn send_answer(&mut self) {
+        let answer = signal::Answer {
+            session: self.config.session,
+            version: signal::LINK_VERSIONS[0],
+            credentials: self.agent.credentials().clone(),
+            candidates: self.agent.local_candidates().to_vec(),
+        };
+        self.out.push_back(LinkOutput::Signal(Body::Answer(answer)));
+    }
+
+    fn send_candidates(&mut self, cx: &mut Cx<'_>) {
+        let body = Body::Candidates(signal::Candidates {
+            session: self.config.session,
+            generation: self.generation,
+            candidates: self.agent.local_candidates().to_vec(),
+        });
+        let over_link = self.paths.current().is_some();
+        let sent = match &mut self.phase {
+            Phase::Up(up) if over_link => up.send_signal(&body),
+            _ => false,
+        };
+        if sent {
+            self.drain_carriers(cx);
+        } else {
+            self.out.push_back(LinkOutput::Signal(body));
+        }
+    }
+
+    fn send_restart(&mut self, is_answer: bool) {
+        let restart = signal::Restart {
+            session: self.config.session,
+            generation: self.generation,
+            is_answer,
+            credentials: self.agent.credentials().clone(),
+            candidates: self.agent.local_candidates().to_vec(),
+        };
+        self.out.push_back(LinkOutput::Signal(Body::Restart(restart)));
+    }
+
+    /// The peer's answer to our offer.
+    pub(crate) fn handle_answer(&mut self, cx: &mut Cx<'_>, answer: &signal::Answer) -> Result<(), DropReason> {
+        if !self.is_offered() {
+            return Err(DropReason::SignalStale);
+        }
+        if !signal::LINK_VERSIONS.contains(&answer.version) {
+            self.close_with("the peer's IPOP speaks no version of link that this one does: update the older of the two");
+            return Ok(());
+        }
+        self.phase = Phase::Checking;
+        self.take_remote(cx, answer.credentials.clone(), &answer.candidates);
+        self.candidates_again.get_or_insert(cx.now + CANDIDATES_AGAIN);
+        self.drain_agent(cx);
+        Ok(())
+    }
+
+    /// The peer's candidates as they are now.
+    pub(crate) fn handle_candidates(&mut self, cx: &mut Cx<'_>, list: &signal::Candidates) -> Result<(), DropReason> {
+        if list.generation != self.generation {
+            return Err(DropReason::SignalStale);
+        }
+        self.add_remotes(cx, &list.candidates);
+        self.drain_agent(cx);
+        Ok(())
+    }
+
+    /// The peer found no path and starts ICE again, or answers our own start.
+    pub(crate) fn handle_restart(&mut self, cx: &mut Cx<'_>, restart: &signal::Restart) -> Result<(), DropReason> {
+        if !self.is_up() || restart.generation < self.generation || restart.generation == 0 {
+            return Err(DropReason::SignalStale);
+        }
+        if restart.generation == self.generation && self.agent.has_remote() {
+            // Our answer may have been lost.
+            if !restart.is_answer {
+                self.send_restart(true);
+            }
+            return Ok(());
+        }
+        if restart.generation > self.generation {
+            self.generation = restart.generation;
+            self.renew_agent(cx);
+        }
+        self.take_remote(cx, restart.credentials.clone(), &restart.candidates);
+        if !restart.is_answer {
+            self.send_restart(true);
+        }
+        self.drain_agent(cx);
+        if self.paths.is_uneasy() {
+            self.probe_all(cx);
+        }
+        Ok(())
+    }
+
+    fn renew_agent(&mut self, cx: &mut Cx<'_>) {
+        let credentials = Credentials::from_entropy(cx.bytes32());
+        let tie_breaker = cx.rng.next_u64();
+        self.agent.restart(cx.now, credentials, tie_breaker);
+    }
+
+    fn take_remote(&mut self, cx: &mut Cx<'_>, credentials: Credentials, candidates: &[Candidate]) {
+        self.add_remotes(cx, candidates);
+        self.agent.set_remote(cx.now, credentials);
+    }
+
+    fn add_remotes(&mut self, cx: &mut Cx<'_>, candidates: &[Candidate]) {
+        for candidate in candidates {
+            // An address that policy refuses is one less to try.
+            if self.agent.add_remote(cx.now, *candidate).is_ok() {
+                self.out.push_back(LinkOutput::Permit(candidate.address));
+            }
+        }
+    }
+
+    // --- own candidates ---
+
+    /// The node has a new address.
+    pub(crate) fn add_local(&mut self, cx: &mut Cx<'_>, candidate: Candidate) {
+        if self.agent.add_local(cx.now, candidate).is_err() {
+            return;
+        }
+        for remote in self.agent.remote_candidates() {
+            self.out.push_back(LinkOutput::Permit(remote.address));
+        }
+        self.on_candidates_changed(cx);
+    }
+
+    /// The node lost an address.
+    pub(crate) fn remove_local(&mut self, cx: &mut Cx<'_>, candidate: &Candidate) {
+        self.agent.remove_local(cx.now, candidate);
+        let is_base = candidate.kind != crate::ice::CandidateKind::ServerReflexive;
+        if is_base && self.paths.remove_local(cx.now, candidate.address) && self.is_up() {
+            self.out.push_back(LinkOutput::Changed);
+        }
+        self.on_candidates_changed(cx);
+    }
+
+    fn on_candidates_changed(&mut self, cx: &mut Cx<'_>) {
+        // An unanswered offer goes again in whole by and by; the answered are told at the end of this instant.
+        if !self.is_offered() {
+            self.candidates_again = Some(cx.now);
+        }
+        self.drain_agent(cx);
+    }
+
+    // --- datagrams ---
+
+    /// A STUN message for this link. `true`: it authenticated.
+    pub(crate) fn handle_stun(&mut self, cx: &mut Cx<'_>, ends: Ends, bytes: &[u8]) -> bool {
+        let ours = self.agent.handle_stun(cx.now, ends.local, ends.remote, bytes);
+        self.drain_agent(cx);
+        ours
+    }
+
+    /// A QUIC datagram from an address that once sent us an authenticated check for this link. `false`: not ours.
+    pub(crate) fn handle_quic(&mut self, cx: &mut Cx<'_>, ends: Ends, bytes: &[u8]) -> bool {
+        if bytes.len() > crate::limits::HANDSHAKE_DATAGRAM || !self.is_proven(ends) {
+            return false;
+        }
+        if matches!(self.phase, Phase::Checking) && self.config.role == Role::Server && self.start_making(cx) {
+            self.out.push_back(LinkOutput::Changed);
+        }
+        let ours = match &mut self.phase {
+            Phase::Securing(making) => making.handle_datagram(cx.now, bytes),
+            Phase::Up(up) => up.handle_datagram(cx, &self.config, bytes),
+            _ => false,
+        };
+        if ours {
+            self.drain_carriers(cx);
+        }
+        ours
+    }
+
+    fn is_proven(&self, ends: Ends) -> bool {
+        let on_path = self.paths.iter().any(|p| p.ends.remote == ends.remote);
+        on_path || {
+            let pairs = self.agent.pairs();
+            pairs.iter().any(|p| p.remote == ends.remote && p.last_heard.is_some())
+        }
+    }
+
+    /// A record for one of this link's sessions that the fast path left to us.
+    pub(crate) fn handle_record(&mut self, cx: &mut Cx<'_>, ends: Ends, bytes: &mut [u8]) -> Result<(), DropReason> {
+        let header = Header::parse(bytes)?;
+        let keys = self.receivers().into_iter().find(|(index, _)| *index == header.receiver);
+        let (index, keys) = keys.ok_or(DropReason::UnknownReceiver)?;
+        let opened = keys.open(bytes)?;
+        let tell = Tell {
+            receiver: index,
+            epoch: opened.epoch,
+        };
+        let lane = opened.lane;
+        let payload = opened.payload.to_vec();
+        self.handle_opened(cx, tell);
+        let is_search = lane == 0 && up::is_search(&payload);
+        let relayed = (cx.relayed)(ends.local);
+        if self.paths.on_heard(cx.now, ends, relayed, is_search) {
+            self.probe(cx, ends, paths::Purpose::Roam);
+        }
+        if lane == 0 {
+            self.handle_control(cx, index, ends, &payload)?;
+        } else {
+            self.out.push_back(LinkOutput::Frame { index, bytes: payload });
+        }
+        Ok(())
+    }
+
+    /// A worker, or the fast path of the engine, opened a record that tells something.
+    pub(crate) fn handle_opened(&mut self, cx: &mut Cx<'_>, tell: Tell) {
+        match &mut self.phase {
+            Phase::Securing(making) => making.on_opened(tell, cx.now),
+            Phase::Up(up) => {
+                if up.on_opened(tell, cx.now) {
+                    self.out.push_back(LinkOutput::Changed);
+                }
+                if self.shared.watched.load(Ordering::Relaxed) {
+                    self.watch(cx);
+                }
+            }
+            _ => {}
+        }
+        self.drain_carriers(cx);
+    }
+
+    // --- ICE ---
+
+    fn drain_agent(&mut self, cx: &mut Cx<'_>) {
+        while let Some(t) = self.agent.poll_transmit() {
+            let ends = Ends {
+                local: t.local,
+                remote: t.remote,
+            };
+            self.out.push_back(LinkOutput::Datagram {
+                ends,
+                bytes: t.bytes,
+                is_stun: true,
+            });
+        }
+        while let Some(event) = self.agent.poll_event() {
+            match event {
+                AgentEvent::ValidPair(pair) => self.on_pair(cx, &pair, false),
+                AgentEvent::Nominated(pair) => self.on_pair(cx, &pair, true),
+                AgentEvent::Silent(pair) => self.on_silent(cx, &pair),
+                // Session liveness and our own deadline decide that.
+                AgentEvent::Disconnected => {}
+            }
+        }
+    }
+
+    fn on_pair(&mut self, cx: &mut Cx<'_>, pair: &Pair, is_nominated: bool) {
+        let ends = Ends {
+            local: pair.local,
+            remote: pair.remote,
+        };
+        let is_relayed = pair.is_relayed();
+        self.paths.add(ends, is_relayed, pair.rtt);
+        if self.is_up() {
+            if is_nominated && self.paths.on_nominated(cx.now, ends, is_relayed) {
+                self.on_moved(cx);
+            } else if self.paths.health() != paths::Health::Good {
+                self.probe(cx, ends, paths::Purpose::Liveness);
+            }
+            return;
+        }
+        if is_nominated || self.paths.current().is_none() {
+            self.paths.use_path(cx.now, ends);
+            self.out.push_back(LinkOutput::Changed);
+        }
+        if matches!(self.phase, Phase::Checking) && !self.start_making(cx) {
+            return;
+        }
+        self.drain_carriers(cx);
+    }
+
+    fn on_silent(&mut self, cx: &mut Cx<'_>, pair: &Pair) {
+        let is_current = self.paths.current() == Some(Ends { local: pair.local, remote: pair.remote });
+        if self.is_up() && is_current && self.paths.doubt(cx.now).is_some() {
+            self.probe_current(cx);
+        }
+    }
+
+    // --- time ---
+
+    pub(crate) fn handle_timeout(&mut self, cx: &mut Cx<'_>) {
+        self.agent.handle_timeout(cx.now);
+        self.drain_agent(cx);
+        if self.candidates_again.is_some_and(|at| cx.now >= at) {
+            // Once more later, unless this was it.
+            let was_change = self.candidates_again.take() == Some(cx.now);
+            self.candidates_again = was_change.then(|| cx.now + CANDIDATES_AGAIN);
+            self.send_candidates(cx);
+        }
+        match &mut self.phase {
+            Phase::Offered(resend) => {
+                if resend.is_due(cx.now) {
+                    self.send_offer();
+                }
+            }
+            Phase::Securing(making) => making.handle_timeout(cx.now),
+            Phase::Up(_) => self.up_timeout(cx),
+            Phase::Checking | Phase::Closed => {}
+        }
+        self.drain_carriers(cx);
+        if !self.is_up() && !self.is_closed() && cx.now >= self.deadline {
+            let reason = self.failure();
+            self.close_with(&reason);
+        }
+    }
+
+    pub(crate) fn poll_timeout(&mut self) -> Option<Instant> {
+        let (own, deadline) = match &self.phase {
+            Phase::Closed => return None,
+            Phase::Offered(resend) => (Some(resend.at), Some(self.deadline)),
+            Phase::Checking => (None, Some(self.deadline)),
+            Phase::Securing(making) => (making.poll_timeout(), Some(self.deadline)),
+            Phase::Up(up) => (up.poll_timeout(), None),
+        };
+        let paths = if self.is_up() { self.paths.due() } else { None };
+        let restart = self.restart.map(|resend| resend.at);
+        let agent = self.agent.poll_timeout();
+        [own, deadline, paths, restart, agent, self.candidates_again].into_iter().flatten().min()
+    }
+
+    /// Why it is not up: what was tried.
+    fn failure(&self) -> String {
+        let seconds = SETUP_TIME.as_secs();
+        match &self.phase {
+            Phase::Offered(_) => format!("no answer to our offer within {seconds} s: the peer is away, or does not know us"),
+            Phase::Securing(_) => format!("a path works, but no session came about within {seconds} s"),
+            _ => {
+                let list = |candidates: &[Candidate]| {
+                    let mut kinds: Vec<String> = candidates.iter().map(|c| format!("{:?}", c.kind)).collect();
+                    kinds.sort();
+                    kinds.dedup();
+                    format!("{} addresses ({})", candidates.len(), kinds.join(", "))
+                };
+                let ours = list(self.agent.local_candidates());
+                let theirs = list(self.agent.remote_candidates());
+                format!("no path to the peer within {seconds} s: tried {ours} of ours against {theirs} of its own")
+            }
+        }
+    }
+
+    // --- end ---
+
+    /// Ends it and tells the peer, where there is a session to tell it over.
+    pub(crate) fn close(&mut self, cx: &mut Cx<'_>) {
+        match &mut self.phase {
+            Phase::Up(up) => up.close(cx.now),
+            Phase::Securing(making) => making.close(cx.now),
+            _ => {}
+        }
+        self.transmit_carriers(cx);
+        self.phase = Phase::Closed;
+    }
+
+    fn close_with(&mut self, reason: &str) {
+        self.phase = Phase::Closed;
+        self.out.push_back(LinkOutput::Down(reason.to_owned()));
+    }
+
+    /// The path in use as people see it.
+    pub(crate) fn path_state(&self) -> Option<PathState> {
+        self.paths.current()?;
+        let path = self.paths.last()?;
+        Some(PathState {
+            kind: if path.is_relayed { PathKind::Turn } else { PathKind::Direct },
+            local: path.ends.local,
+            remote: path.ends.remote,
+            via: None,
+            rtt_us: path.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+        })
+    }
+}

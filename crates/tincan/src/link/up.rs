@@ -1,0 +1,618 @@
+//! A link that is up: its session, the streams beside it, and the watch over its path.
+//!
+//! Promises: a fresh handshake takes over without a lost frame or message: receiving keys come first, sending switches
+//! when the peer has them, the old session opens what is in flight, and the old stream is read to its end before the
+//! new one; the counters of the fast path are looked at only while they move.
+//! Refuses to know: how a path is chosen (`paths`), what controllers' messages mean.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use api::SessionId;
+use rand::RngCore;
+
+use super::making::{Making, Progress};
+use super::paths::{Ends, Health, Purpose, Step};
+use super::{Cx, Link, LinkConfig, LinkOutput, Phase, Resend};
+use crate::fast::{KIND_FRAME, LinkShared, Tell};
+use crate::forward::DropReason;
+use crate::handshake::{Handshake, HandshakeEvent, MessageError, next_session};
+use crate::ice::Pace;
+use crate::limits;
+use crate::record::{HEADER, OpenKeys, ReceiverIndex, TAG};
+use crate::session::{GRACE, Role, Session};
+use crate::signal::{Body, Signal, Stamp};
+
+/// Lane 0: is somebody there? Sent on the path in use.
+const PROBE: u8 = 1;
+/// Lane 0: yes, with the probe's token.
+const ANSWER: u8 = 2;
+/// Lane 0: from now on this is the path in use.
+const MOVED: u8 = 3;
+/// Lane 0: a probe of a path that is not in use.
+const SEARCH: u8 = 4;
+
+/// Stream: from the controller.
+const FROM_CONTROLLER: u8 = 0;
+/// Stream: a signal.
+const SIGNAL: u8 = 1;
+/// Stream: the last of this stream; it goes on in the fresh one.
+const STREAM_ENDS: u8 = 2;
+/// Fresh stream: the old one was read to its end.
+const STREAM_READ: u8 = 3;
+/// Stream, from the server: begin a fresh handshake.
+const FRESH_WANTED: u8 = 4;
+
+/// The counters are looked at this often while they move ...
+const TICK: Duration = Duration::from_millis(250);
+/// ... and no longer after so many looks without a change.
+const RESTS: u32 = 8;
+/// A fresh handshake that failed is tried again after this, and so is asking for one.
+const FRESH_AGAIN: Duration = Duration::from_secs(60);
+
+/// Whether a control record only looks for paths.
+pub(super) fn is_search(payload: &[u8]) -> bool {
+    matches!(payload.first(), Some(&SEARCH | &ANSWER))
+}
+
+/// The session and what belongs to it.
+pub(crate) struct Up {
+    id: SessionId,
+    session: Session,
+    main: Handshake,
+    old: Option<OldStream>,
+    previous: Option<(Session, Instant)>,
+    fresh: Option<Making>,
+    fresh_not_before: Instant,
+    since: Instant,
+    handshakes: u32,
+    receive_epoch: u16,
+    sample: Sample,
+}
+
+/// The stream of the handshake before, until both ends have read it to its end.
+struct OldStream {
+    handshake: Handshake,
+    end_sent: bool,
+    end_read: bool,
+    peer_has_read: bool,
+}
+
+/// The fast path's counters when last looked at.
+struct Sample {
+    sent: u64,
+    opened: u64,
+    at: Instant,
+    next: Option<Instant>,
+    rests: u32,
+}
+
+impl Up {
+    fn new(making: Making, session: Session, now: Instant) -> Self {
+        Self {
+            id: making.id,
+            session,
+            main: making.handshake,
+            old: None,
+            previous: None,
+            fresh: None,
+            fresh_not_before: now,
+            since: now,
+            handshakes: 1,
+            receive_epoch: 0,
+            sample: Sample {
+                sent: 0,
+                opened: 0,
+                at: now,
+                next: None,
+                rests: 0,
+            },
+        }
+    }
+
+    /// The session that seals.
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub(crate) fn since(&self) -> Instant {
+        self.since
+    }
+
+    pub(crate) fn handshakes_done(&self) -> u32 {
+        self.handshakes
+    }
+
+    pub(crate) fn receive_epoch(&self) -> u16 {
+        self.receive_epoch
+    }
+
+    /// Every index that opens, with its keys.
+    pub(super) fn receivers(&self) -> Vec<(ReceiverIndex, Arc<OpenKeys>)> {
+        let own = [Some(&self.session), self.previous.as_ref().map(|(session, _)| session)];
+        let own = own.into_iter().flatten().map(|s| (s.own_index(), s.opener()));
+        own.chain(self.fresh.iter().filter_map(Making::receiver)).collect()
+    }
+
+    pub(super) fn handshakes(&mut self) -> Vec<&mut Handshake> {
+        let mut all = vec![&mut self.main];
+        all.extend(self.old.as_mut().map(|old| &mut old.handshake));
+        all.extend(self.fresh.as_mut().map(|fresh| &mut fresh.handshake));
+        all
+    }
+
+    pub(super) fn handle_datagram(&mut self, cx: &mut Cx<'_>, link: &LinkConfig, bytes: &[u8]) -> bool {
+        if let Some(handshake) = self.handshakes().into_iter().find(|h| h.owns(bytes)) {
+            handshake.handle_datagram(cx.now, bytes);
+            return true;
+        }
+        let may_begin = link.role == Role::Server && self.fresh.is_none() && self.old.is_none();
+        let id = next_session(self.id);
+        if !may_begin || !Making::begins(cx, link, id, bytes) {
+            return false;
+        }
+        let Ok(mut fresh) = Making::new(cx, link, id, None) else {
+            return false;
+        };
+        fresh.handle_datagram(cx.now, bytes);
+        self.fresh = Some(fresh);
+        true
+    }
+
+    /// True if the keys to open with changed.
+    pub(super) fn on_opened(&mut self, tell: Tell, now: Instant) -> bool {
+        if let Some(fresh) = &mut self.fresh {
+            fresh.on_opened(tell, now);
+        }
+        if tell.receiver == self.session.own_index() {
+            self.receive_epoch = self.receive_epoch.max(tell.epoch);
+            return self.session.on_opened(tell.epoch, now);
+        }
+        match &mut self.previous {
+            Some((previous, _)) if previous.own_index() == tell.receiver => previous.on_opened(tell.epoch, now),
+            _ => false,
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let mut all = vec![self.session.poll_timeout(), self.main.poll_timeout(), self.sample.next];
+        all.push(self.old.as_ref().and_then(|old| old.handshake.poll_timeout()));
+        all.push(self.fresh.as_ref().and_then(Making::poll_timeout));
+        all.extend(self.previous.as_ref().map(|(_, until)| Some(*until)));
+        all.into_iter().flatten().min()
+    }
+
+    /// Sends a signal to the peer's tincan over the stream; false if that cannot take it.
+    pub(super) fn send_signal(&mut self, body: &Body) -> bool {
+        let stamp = Stamp { instance: 0, number: 0 };
+        let bytes = Signal {
+            stamp,
+            body: body.clone(),
+        }
+        .encode();
+        self.send(SIGNAL, &bytes).is_ok()
+    }
+
+    fn send(&mut self, kind: u8, body: &[u8]) -> Result<(), MessageError> {
+        self.main.send_message(&[&[kind], body].concat())
+    }
+
+    pub(super) fn close(&mut self, now: Instant) {
+        self.main.close(now);
+    }
+
+    /// The fresh session takes over.
+    fn switch(&mut self, fresh: Making, session: Session, now: Instant) {
+        let before = std::mem::replace(&mut self.session, session);
+        self.previous = Some((before, now + GRACE));
+        self.id = fresh.id;
+        let handshake = std::mem::replace(&mut self.main, fresh.handshake);
+        self.old = Some(OldStream {
+            handshake,
+            end_sent: false,
+            end_read: false,
+            peer_has_read: false,
+        });
+        self.handshakes += 1;
+        self.receive_epoch = 0;
+        self.end_old_stream();
+    }
+
+    fn end_old_stream(&mut self) {
+        if let Some(old) = &mut self.old
+            && !old.end_sent
+        {
+            old.end_sent = old.handshake.send_message(&[STREAM_ENDS]).is_ok();
+        }
+    }
+
+    /// The next message in order: the old stream's first.
+    fn next_event(&mut self) -> Option<(bool, HandshakeEvent)> {
+        if let Some(old) = &mut self.old
+            && !old.end_read
+        {
+            return old.handshake.poll_event().map(|event| (true, event));
+        }
+        self.main.poll_event().map(|event| (false, event))
+    }
+}
+
+impl Link {
+    /// 5: both ends have keys.
+    pub(super) fn become_up(&mut self, cx: &mut Cx<'_>) {
+        let Phase::Securing(making) = std::mem::replace(&mut self.phase, Phase::Closed) else {
+            return;
+        };
+        let mut making = *making;
+        let Some(session) = making.session.take() else {
+            return self.close_with("the handshake was through without keys: report this");
+        };
+        self.phase = Phase::Up(Box::new(Up::new(making, session, cx.now)));
+        self.paths.on_heard_current(cx.now);
+        self.out.push_back(LinkOutput::Changed);
+        self.out.push_back(LinkOutput::Up);
+        self.shared.watched.store(true, Ordering::Relaxed);
+        self.watch(cx);
+    }
+
+    /// Moves what the streams of a link that is up have to say.
+    pub(super) fn drain_up(&mut self, cx: &mut Cx<'_>) {
+        self.drain_fresh(cx);
+        while let Phase::Up(up) = &mut self.phase {
+            let Some((is_old, event)) = up.next_event() else {
+                break;
+            };
+            match event {
+                HandshakeEvent::Message(message) => self.on_message(cx, &message, is_old),
+                // The peer has all of the old stream, or it can have no more of it.
+                HandshakeEvent::Closed | HandshakeEvent::Failed(_) if is_old => self.on_old_read(),
+                HandshakeEvent::Closed => self.close_with("the peer closed the link"),
+                HandshakeEvent::Failed(error) => {
+                    self.transmit_carriers(cx);
+                    self.close_with(&error.to_string());
+                }
+                HandshakeEvent::Keys(..) | HandshakeEvent::Ready => {}
+            }
+        }
+        if let Phase::Up(up) = &mut self.phase {
+            up.old.take_if(|old| old.end_read && old.peer_has_read);
+        }
+    }
+
+    fn drain_fresh(&mut self, cx: &mut Cx<'_>) {
+        while let Phase::Up(up) = &mut self.phase
+            && let Some(fresh) = &mut up.fresh
+        {
+            match fresh.progress(cx.now) {
+                Progress::Waiting => return,
+                Progress::Keyed => self.out.push_back(LinkOutput::Changed),
+                Progress::Ready => {
+                    if let Some(mut fresh) = up.fresh.take()
+                        && let Some(session) = fresh.session.take()
+                    {
+                        up.switch(fresh, session, cx.now);
+                        self.out.push_back(LinkOutput::Changed);
+                    }
+                }
+                Progress::Failed(_) => {
+                    cx.indices.free(fresh.index);
+                    up.fresh = None;
+                    up.fresh_not_before = cx.now + FRESH_AGAIN;
+                    self.out.push_back(LinkOutput::Changed);
+                }
+            }
+        }
+    }
+
+    fn on_message(&mut self, cx: &mut Cx<'_>, message: &[u8], is_old: bool) {
+        let Some((&kind, body)) = message.split_first() else {
+            return self.shared.drops.count(DropReason::BadMessage);
+        };
+        match kind {
+            FROM_CONTROLLER => self.out.push_back(LinkOutput::Message(body.to_vec())),
+            SIGNAL => self.on_signal(cx, body),
+            STREAM_ENDS if is_old => self.on_old_read(),
+            STREAM_READ => {
+                if let Phase::Up(up) = &mut self.phase
+                    && let Some(old) = &mut up.old
+                {
+                    old.peer_has_read = true;
+                }
+            }
+            FRESH_WANTED => self.force_fresh(cx),
+            _ => self.shared.drops.count(DropReason::BadMessage),
+        }
+    }
+
+    fn on_old_read(&mut self) {
+        if let Phase::Up(up) = &mut self.phase
+            && let Some(old) = &mut up.old
+        {
+            old.end_read = true;
+            // Beyond the backlog the peer keeps its old stream a little longer, no more.
+            let _ = up.send(STREAM_READ, &[]);
+        }
+    }
+
+    fn on_signal(&mut self, cx: &mut Cx<'_>, bytes: &[u8]) {
+        match Signal::parse(bytes).map(|signal| signal.body) {
+            Ok(Body::Candidates(list)) if list.session == self.config.session => {
+                if let Err(reason) = self.handle_candidates(cx, &list) {
+                    self.shared.drops.count(reason);
+                }
+            }
+            _ => self.shared.drops.count(DropReason::BadMessage),
+        }
+    }
+
+    /// Sends bytes to the peer's controller.
+    pub(crate) fn send_message(&mut self, cx: &mut Cx<'_>, data: &[u8]) -> Result<(), MessageError> {
+        let Phase::Up(up) = &mut self.phase else {
+            return Err(MessageError::Closed);
+        };
+        up.send(FROM_CONTROLLER, data)?;
+        self.drain_carriers(cx);
+        Ok(())
+    }
+
+    /// Makes the keys anew as soon as may be.
+    pub(crate) fn force_fresh(&mut self, cx: &mut Cx<'_>) {
+        if let Phase::Up(up) = &mut self.phase {
+            up.session.force_fresh_handshake();
+        }
+        self.begin_fresh(cx);
+    }
+
+    // --- control records ---
+
+    pub(super) fn handle_control(
+        &mut self,
+        cx: &mut Cx<'_>,
+        index: ReceiverIndex,
+        ends: Ends,
+        payload: &[u8],
+    ) -> Result<(), DropReason> {
+        let (&kind, body) = payload.split_first().ok_or(DropReason::BadControl)?;
+        if kind == KIND_FRAME {
+            let bytes = body.to_vec();
+            self.out.push_back(LinkOutput::Frame { index, bytes });
+            return Ok(());
+        }
+        if kind == MOVED {
+            return Ok(());
+        }
+        let token: [u8; 8] = body.try_into().map_err(|_| DropReason::BadControl)?;
+        match kind {
+            PROBE | SEARCH => self.send_control(cx, ends, ANSWER, &token),
+            ANSWER => self.on_answer(cx, u64::from_be_bytes(token)),
+            _ => return Err(DropReason::BadControl),
+        }
+        Ok(())
+    }
+
+    fn on_answer(&mut self, cx: &mut Cx<'_>, token: u64) {
+        let Some(answered) = self.paths.on_answer(cx.now, token) else {
+            return;
+        };
+        if answered.moved {
+            if answered.purpose == Purpose::Roam {
+                self.force_fresh(cx);
+            }
+            self.on_moved(cx);
+        }
+        if let Purpose::Ping(ping) = answered.purpose
+            && let Some(path) = self.path_state()
+        {
+            let rtt = answered.rtt;
+            self.out.push_back(LinkOutput::Pong { ping, rtt, path });
+        }
+    }
+
+    fn send_control(&mut self, cx: &mut Cx<'_>, ends: Ends, kind: u8, body: &[u8]) {
+        let Phase::Up(up) = &mut self.phase else {
+            return;
+        };
+        let mut bytes = vec![0; HEADER];
+        bytes.push(kind);
+        bytes.extend_from_slice(body);
+        bytes.resize(bytes.len() + TAG, 0);
+        if up.session.sealer().seal(cx.lane, &mut bytes).is_err() {
+            return self.shared.drops.count(DropReason::Exhausted);
+        }
+        self.out.push_back(LinkOutput::Datagram {
+            ends,
+            bytes,
+            is_stun: false,
+        });
+    }
+
+    pub(super) fn probe(&mut self, cx: &mut Cx<'_>, ends: Ends, purpose: Purpose) {
+        let token = cx.rng.next_u64();
+        let kind = if self.paths.current() == Some(ends) { PROBE } else { SEARCH };
+        self.paths.on_probe_sent(cx.now, token, ends, purpose);
+        self.send_control(cx, ends, kind, &token.to_be_bytes());
+    }
+
+    pub(super) fn probe_current(&mut self, cx: &mut Cx<'_>) {
+        if let Some(ends) = self.paths.current() {
+            self.probe(cx, ends, Purpose::Liveness);
+        }
+    }
+
+    /// Probes every path there may be: those known to work, and what ICE has not tried yet.
+    pub(super) fn probe_all(&mut self, cx: &mut Cx<'_>) {
+        for pair in self.agent.pairs().iter().take(limits::PATHS) {
+            let ends = Ends {
+                local: pair.local,
+                remote: pair.remote,
+            };
+            self.paths.add(ends, pair.is_relayed(), None);
+        }
+        let all: Vec<Ends> = self.paths.iter().map(|p| p.ends).collect();
+        for ends in all {
+            self.probe(cx, ends, Purpose::Liveness);
+        }
+    }
+
+    /// Sends an authenticated probe; the answer comes as `Pong`. `false`: there is no path.
+    pub(crate) fn ping(&mut self, cx: &mut Cx<'_>, ping: u64) -> bool {
+        let Some(ends) = self.paths.current().filter(|_| self.is_up()) else {
+            return false;
+        };
+        self.probe(cx, ends, Purpose::Ping(ping));
+        true
+    }
+
+    /// Another path is in use.
+    pub(super) fn on_moved(&mut self, cx: &mut Cx<'_>) {
+        self.restart = None;
+        self.frame_max = limits::FRAME;
+        if let Some(ends) = self.paths.current() {
+            self.send_control(cx, ends, MOVED, &[]);
+        }
+        self.out.push_back(LinkOutput::Changed);
+        self.out.push_back(LinkOutput::PathChanged);
+        self.transmit_carriers(cx);
+    }
+
+    // --- time ---
+
+    /// Traffic began, or somebody wants it watched: from now on the counters are looked at.
+    pub(crate) fn watch(&mut self, cx: &mut Cx<'_>) {
+        let Phase::Up(up) = &mut self.phase else {
+            return;
+        };
+        if up.sample.next.is_none() {
+            up.sample.next = Some(cx.now + TICK);
+            up.sample.at = cx.now;
+            up.sample.rests = 0;
+            self.agent.set_pace(Pace::Active);
+            self.look(cx.now);
+        }
+    }
+
+    /// Compares the counters with those of the last look; true if they moved.
+    fn look(&mut self, now: Instant) -> bool {
+        let Phase::Up(up) = &mut self.phase else {
+            return false;
+        };
+        let (sent, opened) = counters(&self.shared);
+        let (was_sent, was_opened) = (up.sample.sent, up.sample.opened);
+        let since = std::mem::replace(&mut up.sample.at, now);
+        (up.sample.sent, up.sample.opened) = (sent, opened);
+        if opened != was_opened {
+            self.paths.on_heard_current(now);
+        } else if sent != was_sent {
+            self.paths.on_unanswered(since);
+        }
+        (sent, opened) != (was_sent, was_opened)
+    }
+
+    fn tick(&mut self, now: Instant) {
+        let moved = self.look(now);
+        let uneasy = self.paths.is_uneasy();
+        let Phase::Up(up) = &mut self.phase else {
+            return;
+        };
+        up.sample.rests = if moved || uneasy { 0 } else { up.sample.rests + 1 };
+        up.sample.next = Some(now + TICK);
+        if up.sample.rests < RESTS {
+            return;
+        }
+        self.shared.watched.store(false, Ordering::SeqCst);
+        if counters(&self.shared) == (up.sample.sent, up.sample.opened) {
+            up.sample.next = None;
+            self.agent.set_pace(Pace::Idle);
+        } else {
+            // Something moved before it could see that nobody watches any more.
+            self.shared.watched.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn up_timeout(&mut self, cx: &mut Cx<'_>) {
+        self.session_timeout(cx);
+        let now = cx.now;
+        let due = |at: Option<Instant>| at.is_some_and(|at| now >= at);
+        if self.up().is_some_and(|up| due(up.sample.next)) {
+            self.tick(now);
+        }
+        self.step(cx);
+        if self.restart.as_mut().is_some_and(|resend| resend.is_due(now)) {
+            self.send_restart(false);
+        }
+        self.begin_fresh(cx);
+    }
+
+    fn session_timeout(&mut self, cx: &mut Cx<'_>) {
+        let Phase::Up(up) = &mut self.phase else {
+            return;
+        };
+        for handshake in up.handshakes() {
+            handshake.handle_timeout(cx.now);
+        }
+        up.end_old_stream();
+        match up.session.handle_timeout(cx.now) {
+            Ok(false) => {}
+            Ok(true) => self.out.push_back(LinkOutput::Changed),
+            Err(_) => up.session.force_fresh_handshake(),
+        }
+        if let Some((previous, _)) = up.previous.take_if(|(_, until)| cx.now >= *until) {
+            cx.indices.free(previous.own_index());
+            self.out.push_back(LinkOutput::Changed);
+        }
+    }
+
+    fn step(&mut self, cx: &mut Cx<'_>) {
+        let before = self.paths.health();
+        let Some(step) = self.paths.handle_timeout(cx.now) else {
+            return;
+        };
+        match step {
+            Step::ProbeCurrent => self.probe_current(cx),
+            Step::ProbeAll => {
+                if matches!(before, Health::Doubt { .. }) {
+                    self.agent.probe(cx.now);
+                    self.drain_agent(cx);
+                }
+                self.probe_all(cx);
+            }
+            Step::Lost => {
+                self.probe_all(cx);
+                self.generation += 1;
+                self.renew_agent(cx);
+                self.send_restart(false);
+                self.restart = Some(Resend::new(cx.now));
+                self.drain_agent(cx);
+                self.out.push_back(LinkOutput::Changed);
+                self.out.push_back(LinkOutput::PathChanged);
+            }
+            Step::Dead => self.close_with("no path to the peer answered for 30 s"),
+        }
+    }
+
+    /// 6: the client begins a fresh handshake when it is time, the server asks it to.
+    fn begin_fresh(&mut self, cx: &mut Cx<'_>) {
+        let has_path = self.paths.current().is_some();
+        let rtt = self.paths.last().and_then(|p| p.rtt);
+        let Phase::Up(up) = &mut self.phase else {
+            return;
+        };
+        let is_free = up.fresh.is_none() && up.old.is_none() && cx.now >= up.fresh_not_before;
+        if !is_free || !has_path || !up.session.wants_fresh_handshake(cx.now) {
+            return;
+        }
+        up.fresh_not_before = cx.now + FRESH_AGAIN;
+        if self.config.role == Role::Server {
+            // Asked again after `FRESH_AGAIN` if it does not come.
+            let _ = up.send(FRESH_WANTED, &[]);
+        } else if let Ok(fresh) = Making::new(cx, &self.config, next_session(up.id), rtt) {
+            up.fresh = Some(fresh);
+        }
+    }
+}
+
+fn counters(shared: &LinkShared) -> (u64, u64) {
+    let sent = shared.sent_frames.load(Ordering::SeqCst);
+    (sent, shared.opened.load(Ordering::SeqCst))
+}
