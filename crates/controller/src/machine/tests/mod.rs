@@ -152,16 +152,31 @@ fn a_used_up_invite_is_refused_and_leaves_nothing() {
 
 #[test]
 fn of_two_that_use_the_last_use_at_two_members_one_stays() {
-    let (mut world, _) = family(4);
+    let (mut world, network) = family(2);
     let invite = world.invite(0, 1);
     let (first, second) = (world.grow(), world.grow());
-    // Ann and bob do not hear of each other's guests: each lets one in.
-    let one = world.ask(first, ControlCall::JoinGroup(joining(&invite, Some("x"))));
-    let two = world.ask(second, ControlCall::JoinGroup(joining(&invite, Some("y"))));
-    world.pass(Duration::from_secs(40));
-    let answers = [world.answer(first, one), world.answer(second, two)];
-    let good = answers.iter().filter(|a| matches!(a, Some(Ok(_)))).count();
-    assert_eq!(good, 1, "{answers:?}");
+    let (ann, bob) = (world.node(0, network), world.node(1, network));
+    // Two halves that do not hear of each other: each member lets one in.
+    world.apart = [(0, 1), (0, second), (1, first), (first, second)].into();
+    world.walls.insert((ann, bob));
+    world.cut(0, network, bob, false);
+    world.settle();
+    let one = world.join(first, &invite).expect("let in by ann");
+    let two = world.join(second, &invite).expect("let in by bob");
+    assert_eq!((one.member.as_str(), two.member.as_str()), ("ann", "bob"));
+    world.reunite(network);
+    world.pass(Duration::from_secs(60));
+    let out: Vec<usize> = [first, second]
+        .into_iter()
+        .filter(|m| world.status(*m).health.iter().any(|h| h.code == "not_a_member"))
+        .collect();
+    assert_eq!(out.len(), 1, "one of the two is told that its admission does not count");
+    let stays = if out[0] == first { "dave" } else { "carol" };
+    assert_eq!(world.linked(0), ["bob", stays]);
+    assert_eq!(world.linked(1), ["ann", stays]);
+    assert!(world.linked(out[0]).is_empty());
+    world.leave(out[0]).expect("forgets it");
+    assert!(world.nothing_left(out[0]));
 }
 
 #[test]

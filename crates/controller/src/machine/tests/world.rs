@@ -74,6 +74,8 @@ pub(super) struct World {
     pub(super) room_down: bool,
     /// Pairs that no link can be made between.
     pub(super) walls: BTreeSet<(NodeId, NodeId)>,
+    /// Pairs of machines that the room keeps apart: no cards, no bytes.
+    pub(super) apart: BTreeSet<(usize, usize)>,
     rng: ChaCha12Rng,
 }
 
@@ -113,6 +115,7 @@ impl World {
             carried: Vec::new(),
             room_down: false,
             walls: BTreeSet::new(),
+            apart: BTreeSet::new(),
             rng: ChaCha12Rng::seed_from_u64(u64::from(count)),
         };
         for _ in 0..count {
@@ -676,13 +679,35 @@ impl World {
                 let Some((_, room, from)) = self.machines[machine].rooms.get(&network).cloned() else {
                     return;
                 };
-                if !self.room_down && self.cards.contains_key(&(room, to.clone())) {
+                let apart = self
+                    .sitting_at(network, &to)
+                    .is_some_and(|other| self.are_apart(machine, other));
+                if !self.room_down && !apart && self.cards.contains_key(&(room, to.clone())) {
                     self.carried.push((from.clone(), to.clone(), bytes.clone()));
                     self.hand_over(network, &from, &to, bytes);
                 }
             }
             RendezvousCommand::Stop => self.leave_room(machine, network),
         }
+    }
+
+    fn are_apart(&self, one: usize, other: usize) -> bool {
+        self.apart.contains(&(one, other)) || self.apart.contains(&(other, one))
+    }
+
+    fn sitting_at(&self, network: NetworkId, occupant: &Occupant) -> Option<usize> {
+        let sits = |m: &Machine| m.rooms.get(&network).is_some_and(|(_, _, o)| o == occupant);
+        self.machines.iter().position(sits)
+    }
+
+    /// Everybody sees everybody again.
+    pub(super) fn reunite(&mut self, network: NetworkId) {
+        self.apart.clear();
+        self.walls.clear();
+        for ((room, occupant), card) in self.cards.clone() {
+            self.show_as(network, &room, &occupant, card);
+        }
+        self.settle();
     }
 
     /// Gives bytes to an occupant, as the server says from whom.
@@ -720,7 +745,10 @@ impl World {
             .push_back(Input::Rendezvous(network, RendezvousEvent::Online));
         let room = self.machines[machine].rooms[&network].1.clone();
         for ((r, occupant), card) in &self.cards {
-            if *r == room {
+            let apart = self
+                .sitting_at(network, occupant)
+                .is_some_and(|other| self.are_apart(machine, other));
+            if *r == room && !apart {
                 let event = RendezvousEvent::Present {
                     occupant: occupant.clone(),
                     card: card.clone(),
@@ -745,12 +773,12 @@ impl World {
     /// Shows a card as any occupant: what an evil server can do.
     pub(super) fn show_as(&mut self, network: NetworkId, room: &str, occupant: &Occupant, card: Vec<u8>) {
         self.cards.insert((room.to_owned(), occupant.clone()), card.clone());
-        for machine in &mut self.machines {
-            if machine
-                .rooms
-                .get(&network)
-                .is_some_and(|(_, r, o)| r == room && o != occupant)
-            {
+        let shown_by = self.sitting_at(network, occupant);
+        for number in 0..self.machines.len() {
+            let apart = shown_by.is_some_and(|other| self.are_apart(number, other));
+            let machine = &mut self.machines[number];
+            let there = |(_, r, o): &(Login, String, Occupant)| r == room && o != occupant;
+            if !apart && machine.rooms.get(&network).is_some_and(there) {
                 let event = RendezvousEvent::Present {
                     occupant: occupant.clone(),
                     card: card.clone(),
