@@ -233,10 +233,6 @@ impl World {
         self.next_request
     }
 
-    pub(super) fn answer(&self, machine: usize, request: u64) -> Option<&Result<Value, ApiError>> {
-        self.machines[machine].replies.get(&request)
-    }
-
     /// Asks and waits as long as it takes.
     pub(super) fn wait<T: serde::de::DeserializeOwned>(
         &mut self,
