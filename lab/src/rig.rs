@@ -19,6 +19,8 @@ const SITES_MAX: u8 = 32;
 /// Every home has the same network inside, as homes do.
 const HOME: [u8; 3] = [192, 168, 1];
 const CARRIER: [u8; 3] = [100, 64, 1];
+/// As many hosts as a switch takes.
+const SEGMENT_MAX: usize = 200;
 /// Lines of each log that a failure shows.
 const LOG_LINES: usize = 120;
 
@@ -92,6 +94,61 @@ impl Rig {
         self.add(name, site, Some(delay))
     }
 
+    /// Two hosts with one wire between them and nothing else: no switch, no router, no internet.
+    pub fn neighbours(&self, names: [&str; 2]) -> Result<[Host; 2], Failure> {
+        let hosts = [self.segment_host(names[0], 0)?, self.segment_host(names[1], 1)?];
+        let other = hosts[1].namespace.name();
+        let veth = format!("link add lan0 type veth peer name lan0 netns {other}\n");
+        hosts[0].namespace.ip(&veth)?;
+        for host in &hosts {
+            host.join_segment()?;
+        }
+        Ok(hosts)
+    }
+
+    /// Hosts on one Ethernet switch and nothing else: no router, no internet.
+    pub fn lan(&self, names: &[&str]) -> Result<Vec<Host>, Failure> {
+        if names.len() > SEGMENT_MAX {
+            return Err(Failure::Unexpected(format!(
+                "a segment has room for {SEGMENT_MAX} hosts"
+            )));
+        }
+        let switch = self.namespace("switch")?;
+        switch.ip("link add br0 type bridge\nlink set br0 up\n")?;
+        let mut hosts = Vec::new();
+        for (number, name) in names.iter().enumerate() {
+            let host = self.segment_host(name, number)?;
+            let own = host.namespace.name();
+            switch.ip(&format!(
+                "link add port{number} type veth peer name lan0 netns {own}\n\
+                 link set port{number} master br0\nlink set port{number} up\n"
+            ))?;
+            host.join_segment()?;
+            hosts.push(host);
+        }
+        Ok(hosts)
+    }
+
+    fn segment_host(&self, name: &str, number: usize) -> Result<Host, Failure> {
+        let namespace = self.namespace(name)?;
+        self.resolver_of(name)?;
+        let [a, b, c] = HOME;
+        let address = Ipv4Addr::new(a, b, c, 10 + u8::try_from(number).unwrap_or(u8::MAX));
+        Ok(Host {
+            name: name.to_owned(),
+            site: Site::Public,
+            namespace,
+            folder: Arc::clone(&self.folder),
+            addresses: vec![address.into()],
+            uplink: "none".into(),
+        })
+    }
+
+    fn resolver_of(&self, name: &str) -> Result<(), Failure> {
+        let resolver = self.folder.join(format!("{name}.resolv.conf"));
+        std::fs::write(resolver, "# of the lab\n").map_err(|e| Failure::system("write a resolver file", e))
+    }
+
     /// Drops this many of a thousand datagrams to the host's site and as many from it.
     pub fn loss(&self, host: &Host, per_mille: u16) -> Result<(), Failure> {
         let uplink = &host.uplink;
@@ -131,8 +188,7 @@ impl Rig {
         } else if matches!(site, Site::Firewall | Site::Ipv6Firewall) {
             host.nft(&host_firewall())?;
         }
-        let resolver = self.folder.join(format!("{name}.resolv.conf"));
-        std::fs::write(resolver, "# of the lab\n").map_err(|e| Failure::system("write a resolver file", e))?;
+        self.resolver_of(name)?;
         let addresses = plan.host_addresses();
         let (name, folder, uplink) = (name.to_owned(), Arc::clone(&self.folder), plan.uplink());
         Ok(Host {
@@ -341,6 +397,12 @@ for folder in /run/dbus /run/systemd /run/nscd; do [ ! -d $folder ] || mount -t 
 exec "$@""#;
 
 impl Host {
+    fn join_segment(&self) -> Result<(), Failure> {
+        let own = self.addresses[0];
+        self.namespace
+            .ip(&format!("addr add {own}/24 dev lan0\nlink set lan0 up\n"))
+    }
+
     /// Its name in the rig.
     pub fn name(&self) -> &str {
         &self.name

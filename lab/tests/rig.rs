@@ -86,3 +86,14 @@ fn each_host_has_a_resolver_file_of_its_own() {
         Ok(())
     });
 }
+
+#[test]
+fn hosts_of_one_segment_reach_each_other() {
+    lab::run(|rig| {
+        let [ann, bob] = rig.neighbours(["ann", "bob"])?;
+        ann.ping(&bob.addresses()[0].to_string())?;
+        let hosts = rig.lan(&["one", "two", "three"])?;
+        hosts[0].ping(&hosts[2].addresses()[0].to_string())?;
+        hosts[1].ping(&hosts[0].addresses()[0].to_string())
+    });
+}
