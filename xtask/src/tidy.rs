@@ -34,7 +34,15 @@ const IMPURE: &[(&str, &str)] = &[
 
 /// Lines in a file. A file that is longer today is named with its length, which may only fall.
 const LINES_MAX: usize = 600;
-const LONG_FILES: &[(&str, usize)] = &[];
+const LONG_FILES: &[(&str, usize)] = &[
+    ("crates/controller/src/machine/tests/world.rs", 873),
+    ("crates/rendezvous/src/sasl.rs", 709),
+    ("crates/rendezvous/src/server/hub.rs", 680),
+    ("crates/rendezvous/src/server/turn/machine.rs", 645),
+    ("crates/sim/src/net.rs", 624),
+    ("crates/tincan/src/ice/tests.rs", 709),
+    ("crates/tincan/src/ice.rs", 715),
+];
 
 struct Source {
     path: PathBuf,
@@ -43,7 +51,9 @@ struct Source {
 }
 
 pub(crate) fn run() -> ExitCode {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask lies in the workspace");
     let mut faults = Vec::new();
     arrows(root, &mut faults);
     notes(root, &mut faults);
@@ -57,17 +67,25 @@ pub(crate) fn run() -> ExitCode {
         eprintln!("tidy: {fault}");
     }
     println!("tidy: {} faults", faults.len());
-    if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if faults.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn arrows(root: &Path, faults: &mut Vec<String>) {
     let names: Vec<&str> = ARROWS.iter().map(|(name, _)| *name).collect();
     for (name, allowed) in ARROWS {
         let manifest = read(&root.join("crates").join(name).join("Cargo.toml"));
-        let Some((_, dependencies)) = manifest.split_once("[dependencies]") else { continue };
+        let Some((_, dependencies)) = manifest.split_once("[dependencies]") else {
+            continue;
+        };
         // Tests may look further than the shipped code: what follows under [dev-dependencies] is not an arrow.
         let dependencies = dependencies.split("\n[").next().unwrap_or_default();
-        let used = dependencies.lines().filter_map(|line| line.split(['.', ' ', '=']).next());
+        let used = dependencies
+            .lines()
+            .filter_map(|line| line.split(['.', ' ', '=']).next());
         for other in used.filter(|used| names.contains(used) && !allowed.contains(used)) {
             faults.push(format!("crates/{name} must not depend on {other}"));
         }
@@ -85,7 +103,9 @@ fn notes(root: &Path, faults: &mut Vec<String>) {
     let manifest = read(&root.join("Cargo.toml"));
     let told = read(&root.join("docs/dependencies.md"));
     let map = read(&root.join("docs/ARCHITECTURE.md"));
-    let (_, rest) = manifest.split_once("[workspace.dependencies]").expect("the workspace has dependencies");
+    let (_, rest) = manifest
+        .split_once("[workspace.dependencies]")
+        .expect("the workspace has dependencies");
     let section = rest.split("\n[").next().unwrap_or_default();
     for line in section.lines().filter(|line| !line.contains("path =")) {
         let name = line.split([' ', '=']).next().unwrap_or_default();
@@ -107,8 +127,16 @@ fn sources(root: &Path) -> Vec<Source> {
     }
     paths.sort();
     let source = |path: PathBuf| {
-        let name = path.strip_prefix(root).expect("below the root").to_string_lossy().into_owned();
-        Source { text: read(&path), path, name }
+        let name = path
+            .strip_prefix(root)
+            .expect("below the root")
+            .to_string_lossy()
+            .into_owned();
+        Source {
+            text: read(&path),
+            path,
+            name,
+        }
     };
     paths.into_iter().map(source).collect()
 }
@@ -126,19 +154,31 @@ fn collect(folder: &Path, paths: &mut Vec<PathBuf>) {
 
 fn length(source: &Source, faults: &mut Vec<String>) {
     let lines = source.text.lines().count();
-    let allowed = LONG_FILES.iter().find(|(name, _)| *name == source.name).map_or(LINES_MAX, |(_, lines)| *lines);
+    let allowed = LONG_FILES
+        .iter()
+        .find(|(name, _)| *name == source.name)
+        .map_or(LINES_MAX, |(_, lines)| *lines);
     if lines > allowed {
-        faults.push(format!("{} has {lines} lines, {allowed} are allowed: split it", source.name));
+        faults.push(format!(
+            "{} has {lines} lines, {allowed} are allowed: split it",
+            source.name
+        ));
     }
 }
 
 fn purity(source: &Source, faults: &mut Vec<String>) {
-    if !PURE.iter().any(|name| source.name.starts_with(&format!("crates/{name}/src/"))) || is_test_file(&source.path) {
+    if !PURE
+        .iter()
+        .any(|name| source.name.starts_with(&format!("crates/{name}/src/")))
+        || is_test_file(&source.path)
+    {
         return;
     }
     for (number, line) in shipped(&source.text) {
         for (word, reason) in IMPURE {
-            if line.contains(word) {
+            // A virtual clock needs one real instant to count from: no other can be made.
+            let is_origin = source.name == "crates/sim/src/clock.rs" && *word == "Instant::now";
+            if line.contains(word) && !is_origin {
                 faults.push(format!("{}:{number}: {word} in a pure crate: {reason}", source.name));
             }
         }
@@ -152,7 +192,10 @@ fn confinement(source: &Source, faults: &mut Vec<String>) {
     for (number, line) in shipped(&source.text) {
         let code = line.split("//").next().unwrap_or_default();
         if code.contains("unsafe ") || code.contains("target_os") {
-            faults.push(format!("{}:{number}: unsafe and target_os belong in crate os", source.name));
+            faults.push(format!(
+                "{}:{number}: unsafe and target_os belong in crate os",
+                source.name
+            ));
         }
     }
 }
@@ -163,21 +206,36 @@ fn words(source: &Source, faults: &mut Vec<String>) {
         return;
     }
     for (number, line) in source.text.lines().enumerate() {
-        let Some((_, comment)) = line.split_once("//") else { continue };
-        if comment.split(|c: char| !c.is_alphanumeric()).any(|word| matches!(word, "packet" | "packets" | "Packets")) {
+        let Some((_, comment)) = line.split_once("//") else {
+            continue;
+        };
+        if comment
+            .split(|c: char| !c.is_alphanumeric())
+            .any(|word| matches!(word, "packet" | "packets" | "Packets"))
+        {
             faults.push(format!("{}:{}: say frame or datagram", source.name, number + 1));
         }
     }
 }
 
 fn is_test_file(path: &Path) -> bool {
-    path.components().any(|part| matches!(part.as_os_str().to_str(), Some("tests" | "tests.rs" | "testing.rs")))
+    path.components().any(|part| {
+        matches!(
+            part.as_os_str().to_str(),
+            Some("tests" | "tests.rs" | "testing.rs" | "link_tests.rs")
+        )
+    })
 }
 
 /// Lines with their numbers up to the tests, comments left out.
 fn shipped(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let lines = text.lines().enumerate().take_while(|(_, line)| !line.starts_with("#[cfg(test)]"));
-    lines.filter(|(_, line)| !line.trim_start().starts_with("//")).map(|(number, line)| (number + 1, line))
+    let lines = text
+        .lines()
+        .enumerate()
+        .take_while(|(_, line)| !line.starts_with("#[cfg(test)]"));
+    lines
+        .filter(|(_, line)| !line.trim_start().starts_with("//"))
+        .map(|(number, line)| (number + 1, line))
 }
 
 fn read(path: &Path) -> String {

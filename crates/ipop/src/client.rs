@@ -29,7 +29,9 @@ impl Client {
     pub(crate) fn connect(state: &StateDir) -> anyhow::Result<Self> {
         let path = state.control_socket();
         match UnixStream::connect(&path) {
-            Ok(stream) => Ok(Self { reader: BufReader::new(stream) }),
+            Ok(stream) => Ok(Self {
+                reader: BufReader::new(stream),
+            }),
             Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Err(e).context(denied(&path)),
             Err(_) => Err(NotRunning(path.display().to_string()).into()),
         }
@@ -37,10 +39,18 @@ impl Client {
 
     /// Asks and waits for the answer.
     pub(crate) fn call<T: DeserializeOwned>(&mut self, call: &ControlCall, patience: Duration) -> anyhow::Result<T> {
-        let request = Message::Request { id: Some(json!(1)), method: call.method().into(), params: call.params() };
+        let request = Message::Request {
+            id: Some(json!(1)),
+            method: call.method().into(),
+            params: call.params(),
+        };
         let stream = self.reader.get_mut();
-        stream.set_read_timeout(Some(patience)).context("cannot set a time limit on the control socket")?;
-        stream.write_all(&request.to_line()).context("the controller hung up: see `ipop status`")?;
+        stream
+            .set_read_timeout(Some(patience))
+            .context("cannot set a time limit on the control socket")?;
+        stream
+            .write_all(&request.to_line())
+            .context("the controller hung up: see `ipop status`")?;
         loop {
             if let Message::Answer { result, .. } = self.line()? {
                 let value = result.map_err(|error| anyhow!(error))?;
@@ -51,7 +61,11 @@ impl Client {
 
     fn line(&mut self) -> anyhow::Result<Message> {
         let mut line = Vec::new();
-        let read = self.reader.by_ref().take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut line);
+        let read = self
+            .reader
+            .by_ref()
+            .take(LINE_BYTES_MAX as u64)
+            .read_until(b'\n', &mut line);
         match read {
             Ok(0) => bail!("the controller hung up before it answered: see its log"),
             Ok(_) => Ok(Message::parse(&line)?),
@@ -64,5 +78,8 @@ impl Client {
 }
 
 fn denied(path: &Path) -> String {
-    format!("no right to use {}: run as root or as the user who runs IPOP", path.display())
+    format!(
+        "no right to use {}: run as root or as the user who runs IPOP",
+        path.display()
+    )
 }

@@ -10,7 +10,13 @@ pub(crate) fn start(verbose: u8) {
         2 => "debug",
         _ => "trace",
     };
-    let quiet = format!("{level},quinn_proto=warn,rustls=warn,is=warn,turn_client_proto=warn,turn_server_proto=warn,stun_proto=warn");
+    let quiet = format!(
+        "{level},quinn_proto=warn,rustls=warn,is=warn,turn_client_proto=warn,turn_server_proto=warn,stun_proto=warn"
+    );
     let filter = EnvFilter::try_from_env("IPOP_LOG").unwrap_or_else(|_| EnvFilter::new(quiet));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
 }

@@ -58,7 +58,10 @@ impl StateDir {
     }
 
     fn unusable(&self) -> String {
-        format!("cannot use the state directory {}: check its owner and rights, or use another --state", self.0.display())
+        format!(
+            "cannot use the state directory {}: check its owner and rights, or use another --state",
+            self.0.display()
+        )
     }
 
     /// The user that the controller becomes when root starts it: one that nobody else has, from the range of systemd's dynamic
@@ -70,7 +73,12 @@ impl StateDir {
         if own.uid != 0 || !self.0.ancestors().all(enterable) {
             return own;
         }
-        let sum = self.0.as_os_str().as_bytes().iter().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into()));
+        let sum = self
+            .0
+            .as_os_str()
+            .as_bytes()
+            .iter()
+            .fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into()));
         let user = DYNAMIC_USERS.start + sum % (DYNAMIC_USERS.end - DYNAMIC_USERS.start);
         Owner { uid: user, gid: user }
     }

@@ -128,7 +128,7 @@ fn reflexive(net: &Net, host: HostId, v4: bool) -> Option<IpAddr> {
     if !passes {
         return None;
     }
-    let outer = above.iter().filter_map(|realm| net.outer(*realm)).last();
+    let outer = above.iter().rev().find_map(|realm| net.outer(*realm));
     outer.filter(|_| v4).or(address(net, host, v4))
 }
 

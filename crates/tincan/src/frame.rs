@@ -79,7 +79,7 @@ pub fn unreachable(frame: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// The error "fragmentation needed" or "packet too big" that tells the sender of `frame` to send at most `mtu` bytes.
+/// The error "fragmentation needed" or "frame too big" that tells the sender of `frame` to send at most `mtu` bytes.
 pub fn too_big(frame: &[u8], mtu: u16) -> Option<Vec<u8>> {
     let [high, low] = mtu.to_be_bytes();
     match Frame::parse(frame).ok()?.source {

@@ -184,7 +184,13 @@ impl Link {
     fn new(config: LinkConfig, cx: &mut Cx<'_>) -> Self {
         let credentials = Credentials::from_entropy(cx.bytes32());
         let tie_breaker = cx.rng.next_u64();
-        let mut agent = Agent::new(credentials, config.is_offerer, tie_breaker, config.policy.clone(), cx.now);
+        let mut agent = Agent::new(
+            credentials,
+            config.is_offerer,
+            tie_breaker,
+            config.policy.clone(),
+            cx.now,
+        );
         for candidate in cx.candidates {
             // What policy refuses is simply not offered.
             let _ = agent.add_local(cx.now, *candidate);
@@ -327,7 +333,9 @@ impl Link {
             return Err(DropReason::SignalStale);
         }
         if !signal::LINK_VERSIONS.contains(&answer.version) {
-            self.close_with("the peer's IPOP speaks no version of link that this one does: update the older of the two");
+            self.close_with(
+                "the peer's IPOP speaks no version of link that this one does: update the older of the two",
+            );
             return Ok(());
         }
         self.phase = Phase::Checking;
@@ -464,7 +472,10 @@ impl Link {
     /// A record for one of this link's sessions that the fast path left to us.
     pub(crate) fn handle_record(&mut self, cx: &mut Cx<'_>, ends: Ends, bytes: &mut [u8]) -> Result<(), DropReason> {
         let header = Header::parse(bytes)?;
-        let keys = self.receivers().into_iter().find(|(index, _)| *index == header.receiver);
+        let keys = self
+            .receivers()
+            .into_iter()
+            .find(|(index, _)| *index == header.receiver);
         let (index, keys) = keys.ok_or(DropReason::UnknownReceiver)?;
         let opened = keys.open(bytes)?;
         let tell = Tell {
@@ -555,7 +566,11 @@ impl Link {
     }
 
     fn on_silent(&mut self, cx: &mut Cx<'_>, pair: &Pair) {
-        let is_current = self.paths.current() == Some(Ends { local: pair.local, remote: pair.remote });
+        let is_current = self.paths.current()
+            == Some(Ends {
+                local: pair.local,
+                remote: pair.remote,
+            });
         if self.is_up() && is_current && self.paths.doubt(cx.now).is_some() {
             self.probe_current(cx);
         }
@@ -600,14 +615,19 @@ impl Link {
         let paths = if self.is_up() { self.paths.due() } else { None };
         let restart = self.restart.map(|resend| resend.at);
         let agent = self.agent.poll_timeout();
-        [own, deadline, paths, restart, agent, self.candidates_again].into_iter().flatten().min()
+        [own, deadline, paths, restart, agent, self.candidates_again]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Why it is not up: what was tried.
     fn failure(&self) -> String {
         let seconds = SETUP_TIME.as_secs();
         match &self.phase {
-            Phase::Offered(_) => format!("no answer to our offer within {seconds} s: the peer is away, or does not know us"),
+            Phase::Offered(_) => {
+                format!("no answer to our offer within {seconds} s: the peer is away, or does not know us")
+            }
             Phase::Securing(_) => format!("a path works, but no session came about within {seconds} s"),
             _ => {
                 let list = |candidates: &[Candidate]| {
@@ -646,7 +666,11 @@ impl Link {
         self.paths.current()?;
         let path = self.paths.last()?;
         Some(PathState {
-            kind: if path.is_relayed { PathKind::Turn } else { PathKind::Direct },
+            kind: if path.is_relayed {
+                PathKind::Turn
+            } else {
+                PathKind::Direct
+            },
             local: path.ends.local,
             remote: path.ends.remote,
             via: None,

@@ -491,6 +491,9 @@ impl Node {
             });
         };
         let channel = self.relays.channel(relay, ends.remote);
-        Some(channel.map_or(FastPath::Engine, |(server, channel)| FastPath::Channel { server, channel }))
+        Some(channel.map_or(FastPath::Engine, |(server, channel)| FastPath::Channel {
+            server,
+            channel,
+        }))
     }
 }

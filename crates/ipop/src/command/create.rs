@@ -50,11 +50,14 @@ pub(super) struct AccountArguments {
 
 impl AccountArguments {
     pub(super) fn read(self) -> anyhow::Result<Option<Account>> {
-        let (Some(jid), Some(file)) = (self.account, self.password_file) else { return Ok(None) };
+        let (Some(jid), Some(file)) = (self.account, self.password_file) else {
+            return Ok(None);
+        };
         let text = if file == Path::new("-") {
             std::io::read_to_string(std::io::stdin()).context("cannot read the password from standard input")?
         } else {
-            std::fs::read_to_string(&file).with_context(|| format!("cannot read the password from {}", file.display()))?
+            std::fs::read_to_string(&file)
+                .with_context(|| format!("cannot read the password from {}", file.display()))?
         };
         let password = text.lines().next().unwrap_or_default().to_owned();
         if password.is_empty() {
@@ -84,7 +87,10 @@ impl Create {
         };
         let (group, link) = create(state, call)?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "group": group, "invite": link }))?);
+            println!(
+                "{}",
+                serde_json::to_string_pretty(&serde_json::json!({ "group": group, "invite": link }))?
+            );
         } else {
             show(&group, &link);
         }
@@ -102,8 +108,16 @@ pub(super) fn create(state: &StateDir, call: CreateGroup) -> anyhow::Result<(Gro
 
 /// What a founder needs to know.
 pub(super) fn show(group: &GroupInfo, link: &str) {
-    let own = group.addresses.iter().map(|cidr| cidr.address.to_string()).collect::<Vec<_>>().join(" ");
-    println!("group {} is up: this machine is {} at {own}", group.name, group.host_name);
+    let own = group
+        .addresses
+        .iter()
+        .map(|cidr| cidr.address.to_string())
+        .collect::<Vec<_>>()
+        .join(" ");
+    println!(
+        "group {} is up: this machine is {} at {own}",
+        group.name, group.host_name
+    );
     println!("up to ten machines can join within 24 hours by:\n\n  ipop join {link}\n");
     println!("whoever has this link can join; `ipop invite` makes others");
 }

@@ -8,7 +8,9 @@ use crate::process::supervisor;
 use crate::state::StateDir;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Ends cleanly at SIGINT and SIGTERM: NICs, routes, names and child processes are gone.\n\nExample:\n  ipop daemon --state /var/lib/ipop")]
+#[command(
+    after_help = "Ends cleanly at SIGINT and SIGTERM: NICs, routes, names and child processes are gone.\n\nExample:\n  ipop daemon --state /var/lib/ipop"
+)]
 pub(super) struct Daemon {}
 
 impl Daemon {
@@ -18,7 +20,9 @@ impl Daemon {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Serves the link API (docs/contract.json) on STATE/tincan.sock.\n\nExample:\n  ipop tincan --state /tmp/ann")]
+#[command(
+    after_help = "Serves the link API (docs/contract.json) on STATE/tincan.sock.\n\nExample:\n  ipop tincan --state /tmp/ann"
+)]
 pub(super) struct Tincan {
     /// UDP port for both families; any free one where left out.
     #[arg(long, default_value_t = 0)]
@@ -32,7 +36,9 @@ impl Tincan {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Serves the control API (docs/contract.json) on STATE/control.sock and drives the tincan of the same state directory.\n\nExample:\n  ipop controller --state /tmp/ann")]
+#[command(
+    after_help = "Serves the control API (docs/contract.json) on STATE/control.sock and drives the tincan of the same state directory.\n\nExample:\n  ipop controller --state /tmp/ann"
+)]
 pub(super) struct Controller {}
 
 impl Controller {
@@ -42,5 +48,8 @@ impl Controller {
 }
 
 fn not_supported(state: &StateDir) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("running this process on {} is not supported by this build yet", state.path().display())
+    anyhow::bail!(
+        "running this process on {} is not supported by this build yet",
+        state.path().display()
+    )
 }

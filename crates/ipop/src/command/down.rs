@@ -12,7 +12,9 @@ use crate::process::background;
 use crate::state::StateDir;
 
 #[derive(Debug, Args)]
-#[command(after_help = "A daemon that `ipop up` started in the background ends too; one started by hand or by systemd goes on.\n\nExample:\n  ipop down")]
+#[command(
+    after_help = "A daemon that `ipop up` started in the background ends too; one started by hand or by systemd goes on.\n\nExample:\n  ipop down"
+)]
 pub(super) struct Down {}
 
 impl Down {

@@ -12,7 +12,9 @@ use crate::client::Client;
 use crate::state::StateDir;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Whoever has the link can join: send it as you would a key.\n\nExamples:\n  ipop invite\n  ipop invite home --uses 5 --expires 7d\n  ipop invite --qr")]
+#[command(
+    after_help = "Whoever has the link can join: send it as you would a key.\n\nExamples:\n  ipop invite\n  ipop invite home --uses 5 --expires 7d\n  ipop invite --qr"
+)]
 pub(super) struct Invite {
     /// The group; may be left out where there is only one.
     group: Option<String>,
@@ -32,7 +34,11 @@ pub(super) struct Invite {
 
 impl Invite {
     pub(super) fn run(self, state: &StateDir) -> anyhow::Result<ExitCode> {
-        let call = CreateInvite { group: self.group, uses: self.uses, expires_s: self.expires.as_secs() };
+        let call = CreateInvite {
+            group: self.group,
+            uses: self.uses,
+            expires_s: self.expires.as_secs(),
+        };
         let invite: api::control::Invite = Client::connect(state)?.call(&ControlCall::CreateInvite(call), PATIENCE)?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&invite)?);
@@ -48,7 +54,11 @@ impl Invite {
 
 /// An invite for a group that was just made.
 pub(super) fn first(client: &mut Client, group: &str) -> anyhow::Result<String> {
-    let call = CreateInvite { group: Some(group.to_owned()), uses: 10, expires_s: 86_400 };
+    let call = CreateInvite {
+        group: Some(group.to_owned()),
+        uses: 10,
+        expires_s: 86_400,
+    };
     let invite: api::control::Invite = client.call(&ControlCall::CreateInvite(call), PATIENCE)?;
     Ok(invite.invite)
 }
@@ -60,7 +70,9 @@ fn picture(text: &str) -> anyhow::Result<String> {
 }
 
 fn duration(text: &str) -> anyhow::Result<Duration> {
-    let Some(unit) = text.chars().last() else { bail!("expected something like 30m, 24h or 7d") };
+    let Some(unit) = text.chars().last() else {
+        bail!("expected something like 30m, 24h or 7d")
+    };
     let factor = match unit {
         's' => 1,
         'm' => 60,
@@ -68,9 +80,13 @@ fn duration(text: &str) -> anyhow::Result<Duration> {
         'd' => 86_400,
         _ => bail!("\"{text}\" has no unit: expected something like 30m, 24h or 7d"),
     };
-    let number: u64 = text[..text.len() - 1].parse().context("expected something like 30m, 24h or 7d")?;
+    let number: u64 = text[..text.len() - 1]
+        .parse()
+        .context("expected something like 30m, 24h or 7d")?;
     let seconds = number.checked_mul(factor).filter(|s| (60..=31_536_000).contains(s));
-    seconds.map(Duration::from_secs).context("an invite lasts from one minute to 365 days")
+    seconds
+        .map(Duration::from_secs)
+        .context("an invite lasts from one minute to 365 days")
 }
 
 #[cfg(test)]
@@ -79,7 +95,12 @@ mod tests {
 
     #[test]
     fn durations_have_units_and_bounds() {
-        for (text, seconds) in [("30m", Some(1800)), ("24h", Some(86_400)), ("7d", Some(604_800)), ("60s", Some(60))] {
+        for (text, seconds) in [
+            ("30m", Some(1800)),
+            ("24h", Some(86_400)),
+            ("7d", Some(604_800)),
+            ("60s", Some(60)),
+        ] {
             assert_eq!(duration(text).ok().map(|d| d.as_secs()), seconds, "{text}");
         }
         for text in ["", "h", "24", "1s", "400d", "-1h", "99999999999999999999h", "5\u{20ac}"] {

@@ -12,7 +12,9 @@ use crate::process::background;
 use crate::state::StateDir;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Ready when the first member answers.\n\nExamples:\n  ipop join ipop://...\n  ipop join - --name bob < invite.txt    (keeps the invite out of the process list)")]
+#[command(
+    after_help = "Ready when the first member answers.\n\nExamples:\n  ipop join ipop://...\n  ipop join - --name bob < invite.txt    (keeps the invite out of the process list)"
+)]
 pub(super) struct Join {
     /// The `ipop://` link (- reads it from standard input).
     invite: String,
@@ -29,18 +31,35 @@ pub(super) struct Join {
 impl Join {
     pub(super) fn run(self, state: &StateDir) -> anyhow::Result<ExitCode> {
         let account = self.account.read()?;
-        let invite = if self.invite == "-" { std::io::read_to_string(std::io::stdin())? } else { self.invite };
+        let invite = if self.invite == "-" {
+            std::io::read_to_string(std::io::stdin())?
+        } else {
+            self.invite
+        };
         background::ensure_running(state)?;
-        let call = JoinGroup { invite: invite.trim().to_owned(), host_name: self.name, account };
+        let call = JoinGroup {
+            invite: invite.trim().to_owned(),
+            host_name: self.name,
+            account,
+        };
         let joined: Joined = Client::connect(state)?.call(&ControlCall::JoinGroup(call), PATIENCE_NETWORK)?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&joined)?);
             return Ok(ExitCode::SUCCESS);
         }
         let group = &joined.group;
-        let own = group.addresses.iter().map(|cidr| cidr.address.to_string()).collect::<Vec<_>>().join(" ");
+        let own = group
+            .addresses
+            .iter()
+            .map(|cidr| cidr.address.to_string())
+            .collect::<Vec<_>>()
+            .join(" ");
         println!("joined {} as {} at {own}", group.name, group.host_name);
-        println!("{} answers after {:.1} s; `ipop status` shows everybody", joined.member, joined.elapsed_ms as f64 / 1000.0);
+        println!(
+            "{} answers after {:.1} s; `ipop status` shows everybody",
+            joined.member,
+            joined.elapsed_ms as f64 / 1000.0
+        );
         Ok(ExitCode::SUCCESS)
     }
 }

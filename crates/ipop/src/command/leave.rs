@@ -19,7 +19,9 @@ pub(super) struct Leave {
 
 impl Leave {
     pub(super) fn run(self, state: &StateDir) -> anyhow::Result<ExitCode> {
-        let call = ControlCall::LeaveGroup(GroupRef { group: self.group.clone() });
+        let call = ControlCall::LeaveGroup(GroupRef {
+            group: self.group.clone(),
+        });
         let _: Empty = Client::connect(state)?.call(&call, PATIENCE)?;
         println!("left {}", self.group);
         Ok(ExitCode::SUCCESS)

@@ -29,7 +29,9 @@ const PATIENCE_NETWORK: Duration = Duration::from_secs(45);
 /// Private networks between your machines and your friends', straight from one to the other.
 #[derive(Debug, Parser)]
 #[command(name = "ipop", version, max_term_width = 100)]
-#[command(after_help = "Examples:\n  ipop up                      on the first machine: makes a group and prints an invite\n  ipop join ipop://...         on every other machine\n  ipop status                  who is there, and how it is reached\n  ping bob.home.ipop           like any other host")]
+#[command(
+    after_help = "Examples:\n  ipop up                      on the first machine: makes a group and prints an invite\n  ipop join ipop://...         on every other machine\n  ipop status                  who is there, and how it is reached\n  ping bob.home.ipop           like any other host"
+)]
 pub(crate) struct Arguments {
     /// Where this node keeps its keys and settings; another directory is another node.
     #[arg(long, global = true, value_name = "DIR", default_value = "/var/lib/ipop")]

@@ -12,7 +12,9 @@ use crate::client::Client;
 use crate::state::StateDir;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Asks the STUN and TURN servers of all groups of this node.\n\nExamples:\n  ipop netcheck\n  ipop netcheck --json")]
+#[command(
+    after_help = "Asks the STUN and TURN servers of all groups of this node.\n\nExamples:\n  ipop netcheck\n  ipop netcheck --json"
+)]
 pub(super) struct Netcheck {
     /// Print JSON.
     #[arg(long)]
@@ -39,7 +41,11 @@ fn render(report: &NetReport) -> String {
         (address, _) => public(address),
     };
     let hairpin = report.hairpin.map_or("unknown", yes_no);
-    let mapping = if report.port_mapping.is_empty() { "no".to_owned() } else { report.port_mapping.join(", ") };
+    let mapping = if report.port_mapping.is_empty() {
+        "no".to_owned()
+    } else {
+        report.port_mapping.join(", ")
+    };
     let mut out = String::new();
     for (name, value) in [
         ("UDP", yes_no(report.udp).to_owned()),
@@ -100,9 +106,18 @@ mod tests {
             rtt_us: Some(40_000),
             fault: None,
         };
-        let report = NetReport { servers: vec![server], ..NetReport::default() };
+        let report = NetReport {
+            servers: vec![server],
+            ..NetReport::default()
+        };
         let text = render(&report);
-        assert!(text.contains("  * UDP: no\n") && text.contains("stun 203.0.113.1:3478: 40 ms"), "{text}");
-        assert!(text.ends_with("=> UDP does not pass: links go through a relay over TCP or TLS\n"), "{text}");
+        assert!(
+            text.contains("  * UDP: no\n") && text.contains("stun 203.0.113.1:3478: 40 ms"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("=> UDP does not pass: links go through a relay over TCP or TLS\n"),
+            "{text}"
+        );
     }
 }

@@ -42,7 +42,9 @@ impl Ping {
         let (mut answers, mut direct) = (0, false);
         for round in 0..self.count {
             let sent = Instant::now();
-            let call = ControlCall::PingPeer(PingPeer { node: self.node.clone() });
+            let call = ControlCall::PingPeer(PingPeer {
+                node: self.node.clone(),
+            });
             match client.call::<PeerPong>(&call, PATIENCE) {
                 Ok(pong) => {
                     self.show(&pong)?;
@@ -65,7 +67,12 @@ impl Ping {
         if self.json {
             println!("{}", serde_json::to_string(pong).context("an answer has a JSON form")?);
         } else {
-            println!("pong from {} via {} in {}", pong.name, text::path(&pong.path), text::rtt(pong.rtt_us));
+            println!(
+                "pong from {} via {} in {}",
+                pong.name,
+                text::path(&pong.path),
+                text::rtt(pong.rtt_us)
+            );
         }
         Ok(())
     }
@@ -87,7 +94,10 @@ impl Ping {
             anyhow::bail!("{} did not answer: `ipop status` tells how it is reached", self.node);
         }
         if self.until_direct && !direct {
-            eprintln!("ipop: {} answers, but no direct path was found: `ipop netcheck` at both ends tells why", self.node);
+            eprintln!(
+                "ipop: {} answers, but no direct path was found: `ipop netcheck` at both ends tells why",
+                self.node
+            );
             return Ok(ExitCode::from(RELAYED_ONLY));
         }
         Ok(ExitCode::SUCCESS)

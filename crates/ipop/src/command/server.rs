@@ -26,7 +26,11 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn run(self, state: &StateDir) -> anyhow::Result<ExitCode> {
-        let settings = server::Settings { listen: self.listen, domain: self.domain, advertise: self.advertise };
+        let settings = server::Settings {
+            listen: self.listen,
+            domain: self.domain,
+            advertise: self.advertise,
+        };
         server::run(state, settings)
     }
 }

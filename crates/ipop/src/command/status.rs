@@ -33,7 +33,11 @@ impl Status {
         } else {
             print!("{}", render(&status));
         }
-        Ok(if status.tincan { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if status.tincan {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 }
 
@@ -61,7 +65,12 @@ pub(super) fn render(status: &api::status::Status) -> String {
 }
 
 fn render_group(group: &GroupStatus) -> String {
-    let own = group.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let own = group
+        .addresses
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(" ");
     let nic = group.nic.as_ref().map(|nic| format!("  on {nic}")).unwrap_or_default();
     let mut out = format!("{}: {} {own}{nic}\n", group.name, group.host_name);
     if group.peers.is_empty() {
@@ -91,7 +100,10 @@ fn connection(peer: &PeerStatus) -> String {
         Connection::Idle => return format!("idle, {seen}"),
         Connection::Offline => return format!("offline, {seen}"),
     };
-    let rtt = peer.rtt_us.map(|rtt| format!(", {}", text::rtt(rtt))).unwrap_or_default();
+    let rtt = peer
+        .rtt_us
+        .map(|rtt| format!(", {}", text::rtt(rtt)))
+        .unwrap_or_default();
     let (sent, received) = (text::bytes(peer.sent_bytes), text::bytes(peer.received_bytes));
     format!("{way}{rtt}, tx {sent} rx {received}, {seen}")
 }
@@ -132,19 +144,32 @@ mod tests {
             founder: true,
             rendezvous: vec![],
             peers: vec![
-                peer("bob", Connection::Direct { remote: "1.2.3.4:5".into() }),
+                peer(
+                    "bob",
+                    Connection::Direct {
+                        remote: "1.2.3.4:5".into(),
+                    },
+                ),
                 peer("carol", Connection::Offline),
             ],
             drops: BTreeMap::new(),
         };
-        let mut status = Status { up: true, tincan: true, groups: vec![group], ..Status::default() };
+        let mut status = Status {
+            up: true,
+            tincan: true,
+            groups: vec![group],
+            ..Status::default()
+        };
         assert_eq!(
             render(&status),
             "home: ann 10.5.0.1  on ipop0\n\
              \x20 10.5.0.2  bob    direct 1.2.3.4:5, 12 ms, tx 1.2 kB rx 0 B, last seen 1h ago\n\
              \x20 10.5.0.2  carol  offline, last seen 1h ago\n"
         );
-        status.health.push(Health { code: "x".into(), message: "the rendezvous is away".into() });
+        status.health.push(Health {
+            code: "x".into(),
+            message: "the rendezvous is away".into(),
+        });
         assert!(render(&status).ends_with("\n# Health\n#   the rendezvous is away\n"));
     }
 }

@@ -43,6 +43,9 @@ fn first_group(state: &StateDir) -> anyhow::Result<ExitCode> {
     };
     let (group, link) = create::create(state, call)?;
     create::show(&group, &link);
-    println!("this machine is the group's rendezvous too ({}): the others must be able to reach it", server.label());
+    println!(
+        "this machine is the group's rendezvous too ({}): the others must be able to reach it",
+        server.label()
+    );
     Ok(ExitCode::SUCCESS)
 }

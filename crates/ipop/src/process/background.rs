@@ -54,18 +54,31 @@ fn answers(state: &StateDir) -> anyhow::Result<()> {
 }
 
 fn spawn(state: &StateDir) -> anyhow::Result<Child> {
-    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(state.log());
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(state.log());
     let log = log.with_context(|| format!("cannot write {}", state.log().display()))?;
     let program = std::env::current_exe().context("cannot find my own program file")?;
     let mut command = Command::new(program);
     command.arg("daemon").arg("--state").arg(state.path());
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0).current_dir("/");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .process_group(0)
+        .current_dir("/");
     command.spawn().context("cannot start the daemon")
 }
 
 fn last_words(state: &StateDir) -> String {
     let text = fs::read_to_string(state.log()).unwrap_or_default();
-    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    let line = text
+        .lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or("it said nothing");
     line.trim_start_matches("ipop: ").to_owned()
 }
 
@@ -75,7 +88,9 @@ fn pid_file(state: &StateDir) -> PathBuf {
 
 /// Ends a daemon that [`ensure_running`] started; one that somebody else runs goes on.
 pub(crate) fn end(state: &StateDir) -> anyhow::Result<()> {
-    let ours = fs::read_to_string(pid_file(state)).ok().and_then(|text| text.parse::<u32>().ok());
+    let ours = fs::read_to_string(pid_file(state))
+        .ok()
+        .and_then(|text| text.parse::<u32>().ok());
     let holder = os::StateLock::holder(state.path());
     if let (Some(pid), Some(holder)) = (ours, holder)
         && pid == holder
@@ -99,8 +114,15 @@ pub(crate) fn host_rendezvous(state: &StateDir) -> anyhow::Result<()> {
         return Ok(());
     }
     state.prepare()?;
-    let listen = vec![SocketAddr::from(([0, 0, 0, 0], PORT)), SocketAddr::from(([0u16; 8], PORT))];
-    let settings = Settings { listen, domain: "rendezvous.ipop".into(), advertise: Vec::new() };
+    let listen = vec![
+        SocketAddr::from(([0, 0, 0, 0], PORT)),
+        SocketAddr::from(([0u16; 8], PORT)),
+    ];
+    let settings = Settings {
+        listen,
+        domain: "rendezvous.ipop".into(),
+        advertise: Vec::new(),
+    };
     settings.store(state)?;
     if let Some(daemon) = os::StateLock::holder(state.path()) {
         os::hang_up(daemon);
@@ -113,10 +135,16 @@ pub(crate) fn own_rendezvous(state: &StateDir) -> anyhow::Result<ServerAddress> 
     let deadline = Instant::now() + READY_WITHIN;
     while Instant::now() < deadline {
         if let Ok(text) = fs::read_to_string(state.server_address()) {
-            return text.trim().parse().context("the embedded rendezvous wrote a broken address: restart the daemon");
+            return text
+                .trim()
+                .parse()
+                .context("the embedded rendezvous wrote a broken address: restart the daemon");
         }
         std::thread::sleep(LOOK_EVERY);
     }
     let _ = fs::remove_file(state.server_settings());
-    bail!("the embedded rendezvous did not start: {}; or use another one with --server", last_words(state))
+    bail!(
+        "the embedded rendezvous did not start: {}; or use another one with --server",
+        last_words(state)
+    )
 }

@@ -15,7 +15,10 @@ use crate::state::StateDir;
 fn give_up_privileges(state: &StateDir, folder: &Path) -> anyhow::Result<()> {
     let owner = state.controller_owner();
     if !folder.exists() {
-        std::fs::DirBuilder::new().mode(0o700).create(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
     }
     if os::own_identity().uid == 0 {
         std::os::unix::fs::chown(folder, Some(owner.uid), Some(owner.gid))
@@ -27,7 +30,8 @@ fn give_up_privileges(state: &StateDir, folder: &Path) -> anyhow::Result<()> {
 /// Ready when SIGINT or SIGTERM came.
 async fn ended() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         // Without handlers the signals end the process themselves.
         return std::future::pending().await;
     };

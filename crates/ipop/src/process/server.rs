@@ -31,33 +31,55 @@ impl Settings {
     fn load(state: &StateDir) -> anyhow::Result<Self> {
         let path = state.server_settings();
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is corrupt: remove it to host no rendezvous", path.display()))
+        serde_json::from_slice(&text)
+            .with_context(|| format!("{} is corrupt: remove it to host no rendezvous", path.display()))
     }
 }
 
 /// The arguments with which a daemon starts the server that its state directory asks for.
 pub(super) fn hosted_arguments(state: &StateDir) -> anyhow::Result<Vec<String>> {
     let settings = Settings::load(state)?;
-    let listen = settings.listen.iter().flat_map(|address| ["--listen".to_owned(), address.to_string()]);
-    let advertise = settings.advertise.iter().flat_map(|host| ["--advertise".to_owned(), host.clone()]);
-    Ok(listen.chain(advertise).chain(["--domain".into(), settings.domain.clone()]).collect())
+    let listen = settings
+        .listen
+        .iter()
+        .flat_map(|address| ["--listen".to_owned(), address.to_string()]);
+    let advertise = settings
+        .advertise
+        .iter()
+        .flat_map(|host| ["--advertise".to_owned(), host.clone()]);
+    Ok(listen
+        .chain(advertise)
+        .chain(["--domain".into(), settings.domain.clone()])
+        .collect())
 }
 
 /// Runs until SIGINT or SIGTERM; writes the address to give to `--server` into the state directory.
 pub(crate) fn run(state: &StateDir, settings: Settings) -> anyhow::Result<ExitCode> {
     super::supervisor::follow_parent()?;
     state.prepare()?;
-    if settings.listen.iter().all(|address| address.port() == 0 || address.port() >= 1024) {
+    if settings
+        .listen
+        .iter()
+        .all(|address| address.port() == 0 || address.port() >= 1024)
+    {
         super::give_up_privileges(state, &state.server())?;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start an event loop")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start an event loop")?;
     runtime.block_on(serve(state, settings))?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn serve(state: &StateDir, settings: Settings) -> anyhow::Result<()> {
     let mut config = ServerConfig::new(&settings.domain, usable(settings.listen.clone()), state.server());
-    config.public_host = settings.advertise.first().map(|text| text.parse::<ServerAddress>()).transpose()?.map(|a| a.hosts[0].name.clone());
+    config.public_host = settings
+        .advertise
+        .first()
+        .map(|text| text.parse::<ServerAddress>())
+        .transpose()?
+        .map(|a| a.hosts[0].name.clone());
     let server = Server::bind(config).await?;
     let address = address(server.running(), &settings.advertise)?;
     os::write_atomic(&state.server_address(), format!("{address}\n").as_bytes(), 0o600)?;
@@ -88,17 +110,29 @@ fn address(running: &Running, advertise: &[String]) -> anyhow::Result<ServerAddr
         bail!("this machine has no address that others could reach: give one with --advertise");
     }
     hosts.truncate(8);
-    Ok(ServerAddress { hosts, domain: running.domain.clone(), pin: Some(running.pin), token: Some(running.token.clone()) })
+    Ok(ServerAddress {
+        hosts,
+        domain: running.domain.clone(),
+        pin: Some(running.pin),
+        token: Some(running.token.clone()),
+    })
 }
 
 /// The addresses behind a bound one: all of this machine's where it is the wildcard; loopback only when asked for by name.
 fn reachable(bound: SocketAddr) -> Vec<Host> {
-    let host = |address: std::net::IpAddr| Host { name: address.to_string(), port: Some(bound.port()) };
+    let host = |address: std::net::IpAddr| Host {
+        name: address.to_string(),
+        port: Some(bound.port()),
+    };
     if !bound.ip().is_unspecified() {
         return vec![host(bound.ip())];
     }
     let interfaces = os::interfaces().unwrap_or_default();
-    let addresses = interfaces.iter().filter(|i| i.up && !i.loopback).flat_map(|i| &i.addresses).map(|a| a.prefix.address());
+    let addresses = interfaces
+        .iter()
+        .filter(|i| i.up && !i.loopback)
+        .flat_map(|i| &i.addresses)
+        .map(|a| a.prefix.address());
     let offered = addresses.filter(|a| a.is_ipv4() == bound.is_ipv4() && !link_local(*a));
     offered.map(host).collect()
 }

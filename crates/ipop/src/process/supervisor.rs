@@ -64,7 +64,12 @@ pub(crate) fn run(state: &StateDir, verbose: u8) -> anyhow::Result<ExitCode> {
     state.prepare()?;
     let _lock = StateLock::acquire(state.path())?;
     let signals = Signals::install()?;
-    let mut supervisor = Supervisor { state, verbose, running: BTreeMap::new(), waiting: BTreeMap::new() };
+    let mut supervisor = Supervisor {
+        state,
+        verbose,
+        running: BTreeMap::new(),
+        waiting: BTreeMap::new(),
+    };
     supervisor.start_missing()?;
     loop {
         match signals.wait(supervisor.patience()).context("cannot wait for signals")? {
@@ -81,7 +86,11 @@ pub(crate) fn run(state: &StateDir, verbose: u8) -> anyhow::Result<ExitCode> {
 impl Supervisor<'_> {
     fn wanted(&self) -> Vec<Role> {
         let hosts = self.state.server_settings().exists();
-        hosts.then_some(Role::Server).into_iter().chain([Role::Tincan, Role::Controller]).collect()
+        hosts
+            .then_some(Role::Server)
+            .into_iter()
+            .chain([Role::Tincan, Role::Controller])
+            .collect()
     }
 
     fn start_missing(&mut self) -> anyhow::Result<()> {
@@ -91,7 +100,14 @@ impl Supervisor<'_> {
             if due && !self.running.contains_key(&role) {
                 let early_deaths = self.waiting.remove(&role).map_or(0, |waiting| waiting.early_deaths);
                 let child = self.spawn(role)?;
-                self.running.insert(role, Running { child, since: now, early_deaths });
+                self.running.insert(
+                    role,
+                    Running {
+                        child,
+                        since: now,
+                        early_deaths,
+                    },
+                );
             }
         }
         Ok(())
@@ -104,9 +120,14 @@ impl Supervisor<'_> {
             Role::Server => command.arg("server").args(super::server::hosted_arguments(self.state)?),
             Role::Tincan | Role::Controller => command.arg(role.name()),
         };
-        command.arg("--state").arg(self.state.path()).args((0..self.verbose).map(|_| "-v"));
+        command
+            .arg("--state")
+            .arg(self.state.path())
+            .args((0..self.verbose).map(|_| "-v"));
         command.env(SUPERVISED, std::process::id().to_string());
-        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+        command
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null());
         command.spawn().with_context(|| format!("cannot start {}", role.name()))
     }
 
@@ -123,7 +144,13 @@ impl Supervisor<'_> {
             let early_deaths = if now - since >= HEALTHY_AFTER { 0 } else { deaths + 1 };
             let wait = backoff(early_deaths);
             tracing::warn!(process = role.name(), %status, restart_ms = wait.as_millis(), "a process died");
-            self.waiting.insert(role, Waiting { until: now + wait, early_deaths });
+            self.waiting.insert(
+                role,
+                Waiting {
+                    until: now + wait,
+                    early_deaths,
+                },
+            );
         }
         Ok(())
     }
@@ -167,7 +194,9 @@ fn end_child(mut child: Child) {
 
 /// Called first by every process that a daemon starts: it ends with the daemon, however that ends.
 pub(crate) fn follow_parent() -> anyhow::Result<()> {
-    let Some(parent) = std::env::var(SUPERVISED).ok().and_then(|pid| pid.parse().ok()) else { return Ok(()) };
+    let Some(parent) = std::env::var(SUPERVISED).ok().and_then(|pid| pid.parse().ok()) else {
+        return Ok(());
+    };
     os::die_with_parent(parent).context("cannot tie myself to the daemon")
 }
 

@@ -90,7 +90,7 @@ impl Net {
             return conn;
         };
         let port = 10_000 + (self.next_conn % 50_000) as u16;
-        let outer = way.iter().filter_map(|realm| self.outer(*realm)).last();
+        let outer = way.iter().rev().find_map(|realm| self.outer(*realm));
         let seen = outer.filter(|_| target.is_ipv4()).unwrap_or(own);
         let stream = Stream {
             client,

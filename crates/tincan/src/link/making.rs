@@ -36,7 +36,12 @@ pub(super) enum Progress {
 
 impl Making {
     /// Begins, as the role demands.
-    pub(super) fn new(cx: &mut Cx<'_>, link: &LinkConfig, id: SessionId, rtt: Option<Duration>) -> Result<Self, SessionError> {
+    pub(super) fn new(
+        cx: &mut Cx<'_>,
+        link: &LinkConfig,
+        id: SessionId,
+        rtt: Option<Duration>,
+    ) -> Result<Self, SessionError> {
         let index = cx.indices.take(cx.rng, link.id);
         let config = Self::config(cx, link, id, index, rtt);
         let handshake = Handshake::new(&config, cx.now).inspect_err(|_| cx.indices.free(index))?;

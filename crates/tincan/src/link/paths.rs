@@ -187,10 +187,7 @@ impl Paths {
         let current = self.current;
         self.list.retain(|p| p.ends.local != local || Some(p.ends) == current);
         if was_current && !matches!(self.health, Health::Lost { .. }) {
-            self.health = Health::Suspect {
-                since: now,
-                again: now,
-            };
+            self.health = Health::Suspect { since: now, again: now };
         }
         was_current
     }

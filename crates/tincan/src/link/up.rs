@@ -429,7 +429,11 @@ impl Link {
 
     pub(super) fn probe(&mut self, cx: &mut Cx<'_>, ends: Ends, purpose: Purpose) {
         let token = cx.rng.next_u64();
-        let kind = if self.paths.current() == Some(ends) { PROBE } else { SEARCH };
+        let kind = if self.paths.current() == Some(ends) {
+            PROBE
+        } else {
+            SEARCH
+        };
         self.paths.on_probe_sent(cx.now, token, ends, purpose);
         self.send_control(cx, ends, kind, &token.to_be_bytes());
     }

@@ -79,14 +79,18 @@ impl Node {
 
     fn create_root(&mut self, call: CallId) -> Result<(), ApiError> {
         if self.roots.len() + self.pending_roots.len() >= limits::ROOTS {
-            return Err(limit(format!("at most {} root keys are kept here: remove one", limits::ROOTS)));
+            return Err(limit(format!(
+                "at most {} root keys are kept here: remove one",
+                limits::ROOTS
+            )));
         }
         let mut seed = Zeroizing::new([0; 32]);
         self.rng.fill_bytes(&mut *seed);
         let root = RootKey::from_seed(&seed);
         let network = root.network_id();
         self.pending_roots.insert(call, root);
-        self.out.push_back(Output::Root(RootEffect::Store { call, network, seed }));
+        self.out
+            .push_back(Output::Root(RootEffect::Store { call, network, seed }));
         Ok(())
     }
 
@@ -108,7 +112,9 @@ impl Node {
 
     fn remove_root(&mut self, NetworkRef { network }: NetworkRef) -> Answer {
         if self.roots.remove(&network).is_none() {
-            return Err(ApiError::new(ErrorKind::NotFound, format!("no root key of {network} is kept here")).field("network"));
+            return Err(
+                ApiError::new(ErrorKind::NotFound, format!("no root key of {network} is kept here")).field("network"),
+            );
         }
         self.out.push_back(Output::Root(RootEffect::Erase(network)));
         done(Empty {})
@@ -126,7 +132,10 @@ impl Node {
             Signer::Node => NodeKey::derive(&self.device, request.network).sign(context, payload),
             Signer::Root => {
                 let root = self.roots.get(&request.network).ok_or_else(|| {
-                    let text = format!("the root key of {} is not kept here: sign on its founder's machine", request.network);
+                    let text = format!(
+                        "the root key of {} is not kept here: sign on its founder's machine",
+                        request.network
+                    );
                     ApiError::new(ErrorKind::NotFound, text).field("network")
                 })?;
                 root.sign(context, payload)
@@ -170,23 +179,39 @@ impl Node {
             return Err(invalid("mtu", format!("an MTU is {} to {}", mtus.start(), mtus.end())));
         }
         if config.addresses.is_empty() || config.addresses.len() > limits::OWN_ADDRESSES {
-            return Err(invalid("addresses", format!("a network has 1 to {} addresses", limits::OWN_ADDRESSES)));
+            return Err(invalid(
+                "addresses",
+                format!("a network has 1 to {} addresses", limits::OWN_ADDRESSES),
+            ));
         }
         if let Some(bad) = config.addresses.iter().find(|cidr| !is_host(cidr.address)) {
-            return Err(invalid("addresses", format!("{} is not the address of a host", bad.address)));
+            return Err(invalid(
+                "addresses",
+                format!("{} is not the address of a host", bad.address),
+            ));
         }
-        if config.nic.as_ref().is_some_and(|name| name.is_empty() || name.len() > 15 || name.contains(['/', ' ', ':'])) {
-            return Err(invalid("nic", "a NIC's name is 1 to 15 bytes without '/', ':' and space"));
+        if config
+            .nic
+            .as_ref()
+            .is_some_and(|name| name.is_empty() || name.len() > 15 || name.contains(['/', ' ', ':']))
+        {
+            return Err(invalid(
+                "nic",
+                "a NIC's name is 1 to 15 bytes without '/', ':' and space",
+            ));
         }
         match self.networks.get(&config.network) {
             None if self.networks.len() >= limits::NETWORKS => {
                 Err(limit(format!("at most {} networks: remove one", limits::NETWORKS)))
             }
-            Some(net) if net.nic.waiting.len() >= limits::PENDING_CALLS => {
-                Err(limit("too many changes of this network wait for its NIC: wait for their answers".into()))
-            }
+            Some(net) if net.nic.waiting.len() >= limits::PENDING_CALLS => Err(limit(
+                "too many changes of this network wait for its NIC: wait for their answers".into(),
+            )),
             Some(net) => {
-                let taken = config.addresses.iter().find(|cidr| net.owners.contains_key(&cidr.address));
+                let taken = config
+                    .addresses
+                    .iter()
+                    .find(|cidr| net.owners.contains_key(&cidr.address));
                 taken.map_or(Ok(()), |cidr| Err(owned(cidr.address)))
             }
             None => Ok(()),
@@ -240,17 +265,25 @@ impl Node {
     fn set_names(&mut self, names: NamesConfig) -> Answer {
         self.known(names.network)?;
         if names.records.len() > limits::NAMES {
-            return Err(invalid("records", format!("a network has at most {} names", limits::NAMES)));
+            return Err(invalid(
+                "records",
+                format!("a network has at most {} names", limits::NAMES),
+            ));
         }
         self.out.push_back(Output::Names(NamesEffect::Set(names)));
         done(Empty {})
     }
 
     fn set_servers(&mut self, now: Instant, servers: ServersConfig) -> Answer {
-        let network = servers.network.ok_or_else(|| invalid("network", "name the network that uses these servers"))?;
+        let network = servers
+            .network
+            .ok_or_else(|| invalid("network", "name the network that uses these servers"))?;
         self.known(network)?;
         if servers.stun.len() > limits::SERVERS || servers.turn.len() > limits::SERVERS {
-            return Err(invalid("turn", format!("at most {} servers of each kind", limits::SERVERS)));
+            return Err(invalid(
+                "turn",
+                format!("at most {} servers of each kind", limits::SERVERS),
+            ));
         }
         for server in &servers.turn {
             to_turn(server)?;
@@ -264,7 +297,11 @@ impl Node {
 
     /// All networks share sockets, so they share what servers say of these.
     fn apply_servers(&mut self, now: Instant) {
-        let stun: BTreeSet<_> = self.networks.values().flat_map(|net| net.servers.stun.iter().copied()).collect();
+        let stun: BTreeSet<_> = self
+            .networks
+            .values()
+            .flat_map(|net| net.servers.stun.iter().copied())
+            .collect();
         self.gatherer.set_servers(now, &stun.into_iter().collect::<Vec<_>>());
         let mut servers: Vec<turn::TurnServer> = Vec::new();
         for server in self.networks.values().flat_map(|net| &net.servers.turn) {
@@ -274,7 +311,8 @@ impl Node {
                 servers.push(server);
             }
         }
-        self.relay_faults.retain(|label, _| servers.iter().any(|server| server.label == *label));
+        self.relay_faults
+            .retain(|label, _| servers.iter().any(|server| server.label == *label));
         self.relays.set_servers(now, servers);
         self.is_dirty = true;
     }
@@ -291,13 +329,22 @@ impl Node {
             return Err(invalid("node", "that is this node itself"));
         }
         if config.addresses.len() > limits::PEER_ADDRESSES {
-            return Err(invalid("addresses", format!("a peer has at most {} addresses", limits::PEER_ADDRESSES)));
+            return Err(invalid(
+                "addresses",
+                format!("a peer has at most {} addresses", limits::PEER_ADDRESSES),
+            ));
         }
         if config.name.as_ref().is_some_and(|name| name.len() > limits::PEER_NAME) {
-            return Err(invalid("name", format!("a name has at most {} bytes", limits::PEER_NAME)));
+            return Err(invalid(
+                "name",
+                format!("a name has at most {} bytes", limits::PEER_NAME),
+            ));
         }
         if !net.peers.contains_key(&peer) && net.peers.len() >= limits::PEERS {
-            return Err(limit(format!("at most {} peers in a network: remove one", limits::PEERS)));
+            return Err(limit(format!(
+                "at most {} peers in a network: remove one",
+                limits::PEERS
+            )));
         }
         let own = net.own();
         for ip in &config.addresses {
@@ -338,7 +385,9 @@ impl Node {
 
     /// Ends all links to a peer and what waits for them.
     fn cut(&mut self, now: Instant, between: Between) {
-        let links = self.peer_mut(between.network, between.peer).map(|peer| [peer.attempt, peer.current]);
+        let links = self
+            .peer_mut(between.network, between.peer)
+            .map(|peer| [peer.attempt, peer.current]);
         for id in links.into_iter().flatten().flatten() {
             self.end_link(now, id, true);
         }
@@ -347,9 +396,8 @@ impl Node {
 
     fn open_link(&mut self, now: Instant, node: NodeRef) -> Answer {
         let between = self.between(node)?;
-        self.open(now, between).map_err(|_| {
-            limit(format!("at most {} links: close one that is not used", limits::LINKS))
-        })?;
+        self.open(now, between)
+            .map_err(|_| limit(format!("at most {} links: close one that is not used", limits::LINKS)))?;
         done(Empty {})
     }
 
@@ -380,9 +428,16 @@ impl Node {
 
     fn current_link(&self, network: NetworkId, node: api::NodeId) -> Result<LinkId, ApiError> {
         let between = self.between(NodeRef { network, node })?;
-        let peer = self.networks.get(&between.network).and_then(|net| net.peers.get(&between.peer));
+        let peer = self
+            .networks
+            .get(&between.network)
+            .and_then(|net| net.peers.get(&between.peer));
         peer.and_then(|peer| peer.current).ok_or_else(|| {
-            ApiError::new(ErrorKind::State, format!("there is no link to {node}: open it and wait for link_up")).field("node")
+            ApiError::new(
+                ErrorKind::State,
+                format!("there is no link to {node}: open it and wait for link_up"),
+            )
+            .field("node")
         })
     }
 
@@ -410,12 +465,17 @@ impl Node {
     fn ping(&mut self, now: Instant, call: CallId, node: NodeRef) -> Result<(), ApiError> {
         let id = self.current_link(node.network, node.node)?;
         if self.pings.len() >= limits::PINGS * 4 {
-            return Err(limit("too many pings wait for answers: ask again in a few seconds".into()));
+            return Err(limit(
+                "too many pings wait for answers: ask again in a few seconds".into(),
+            ));
         }
         let ping = self.next_ping;
         self.next_ping += 1;
         if self.with_link(now, id, |link, cx| link.ping(cx, ping)) != Some(true) {
-            return Err(ApiError::new(ErrorKind::Unreachable, "no path to the peer answers at present"));
+            return Err(ApiError::new(
+                ErrorKind::Unreachable,
+                "no path to the peer answers at present",
+            ));
         }
         self.pings.insert(ping, (call, now));
         Ok(())
@@ -436,14 +496,18 @@ impl Node {
         {
             let (call, _) = first.remove();
             let text = format!("no answer within {} s", limits::PING_TIMEOUT.as_secs());
-            self.out.push_back(Output::Reply(call, Err(ApiError::new(ErrorKind::Timeout, text))));
+            self.out
+                .push_back(Output::Reply(call, Err(ApiError::new(ErrorKind::Timeout, text))));
         }
     }
 
     // --- look-ups ---
 
     fn known(&self, network: NetworkId) -> Result<(), ApiError> {
-        self.networks.contains_key(&network).then_some(()).ok_or_else(|| no_network(network))
+        self.networks
+            .contains_key(&network)
+            .then_some(())
+            .ok_or_else(|| no_network(network))
     }
 
     fn between(&self, NodeRef { network, node }: NodeRef) -> Result<Between, ApiError> {
@@ -469,16 +533,27 @@ fn limit(sentence: String) -> ApiError {
 }
 
 fn owned(ip: IpAddr) -> ApiError {
-    ApiError::new(ErrorKind::Taken, format!("{ip} belongs to another node of this network: take it away there first")).field("addresses")
+    ApiError::new(
+        ErrorKind::Taken,
+        format!("{ip} belongs to another node of this network: take it away there first"),
+    )
+    .field("addresses")
 }
 
 pub(super) fn no_network(network: NetworkId) -> ApiError {
-    ApiError::new(ErrorKind::NotFound, format!("there is no network {network} here: make it with network.create")).field("network")
+    ApiError::new(
+        ErrorKind::NotFound,
+        format!("there is no network {network} here: make it with network.create"),
+    )
+    .field("network")
 }
 
 fn bounded(blob: &Blob, most: usize, field: &str) -> Result<(), ApiError> {
     if blob.0.len() > most {
-        return Err(invalid(field, format!("{} bytes are too many: the most is {most}", blob.0.len())));
+        return Err(invalid(
+            field,
+            format!("{} bytes are too many: the most is {most}", blob.0.len()),
+        ));
     }
     Ok(())
 }

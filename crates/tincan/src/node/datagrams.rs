@@ -80,7 +80,13 @@ impl Node {
     }
 
     /// The router maps a port to us (PCP, NAT-PMP, UPnP), found by the shell.
-    pub fn handle_mapping(&mut self, now: Instant, external: SocketAddr, internal: SocketAddr, lifetime: std::time::Duration) {
+    pub fn handle_mapping(
+        &mut self,
+        now: Instant,
+        external: SocketAddr,
+        internal: SocketAddr,
+        lifetime: std::time::Duration,
+    ) {
         self.gatherer.add_mapped(now, external, internal, lifetime);
         self.settle(now);
     }
@@ -168,9 +174,9 @@ impl Node {
             Some(ids) => ids.iter().copied().collect(),
             None => return Err(DropReason::Handshake),
         };
-        let taken = ids.into_iter().any(|id| {
-            self.with_link(now, id, |link, cx| link.handle_quic(cx, ends, bytes)) == Some(true)
-        });
+        let taken = ids
+            .into_iter()
+            .any(|id| self.with_link(now, id, |link, cx| link.handle_quic(cx, ends, bytes)) == Some(true));
         if taken { Ok(()) } else { Err(DropReason::Handshake) }
     }
 

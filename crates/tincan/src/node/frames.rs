@@ -30,7 +30,12 @@ impl Node {
         let mut buffer = with_room(frame);
         let snapshot = self.snapshot.clone();
         match fast::outbound(&snapshot, &mut self.lanes, network, &mut buffer) {
-            Outbound::Sealed { range, path, slot, wake } => {
+            Outbound::Sealed {
+                range,
+                path,
+                slot,
+                wake,
+            } => {
                 self.send_sealed(now, path, slot, buffer[range].to_vec());
                 if wake {
                     self.on_wake(now, slot);
@@ -119,7 +124,10 @@ impl Node {
 
     /// Seals a frame for a peer whose link has a path; `false` where there is none.
     fn send_to(&mut self, now: Instant, between: Between, bytes: &[u8]) -> bool {
-        let peer = self.networks.get(&between.network).and_then(|net| net.peers.get(&between.peer));
+        let peer = self
+            .networks
+            .get(&between.network)
+            .and_then(|net| net.peers.get(&between.peer));
         let Some(id) = peer.and_then(|peer| peer.current) else {
             return false;
         };
@@ -167,7 +175,10 @@ impl Node {
 
     /// Sends what waited for a peer.
     pub(super) fn flush_staged(&mut self, now: Instant, between: Between) {
-        while let Some(frame) = self.peer_mut(between.network, between.peer).and_then(|peer| peer.staged.pop()) {
+        while let Some(frame) = self
+            .peer_mut(between.network, between.peer)
+            .and_then(|peer| peer.staged.pop())
+        {
             self.staged_bytes -= frame.len();
             if !self.send_to(now, between, &frame)
                 && let Some(net) = self.networks.get(&between.network)
@@ -179,7 +190,10 @@ impl Node {
 
     /// Gives up what waited for a peer.
     pub(super) fn drop_staged(&mut self, between: Between) {
-        while let Some(frame) = self.peer_mut(between.network, between.peer).and_then(|peer| peer.staged.pop()) {
+        while let Some(frame) = self
+            .peer_mut(between.network, between.peer)
+            .and_then(|peer| peer.staged.pop())
+        {
             self.staged_bytes -= frame.len();
             if let Some(net) = self.networks.get(&between.network) {
                 net.drops.count(DropReason::LinkFailed);

@@ -30,7 +30,10 @@ pub(super) struct Between {
 impl Node {
     /// Acts on a blob that a rendezvous brought.
     pub(super) fn deliver(&mut self, now: Instant, network: NetworkId, blob: &[u8]) -> Result<Delivered, ApiError> {
-        let net = self.networks.get(&network).ok_or_else(|| super::calls::no_network(network))?;
+        let net = self
+            .networks
+            .get(&network)
+            .ok_or_else(|| super::calls::no_network(network))?;
         if blob.len() > limits::SIGNAL_BLOB {
             self.drops.count(DropReason::SignalForm);
             return Err(refused(format!("a signal is at most {} bytes", limits::SIGNAL_BLOB)));
@@ -103,7 +106,9 @@ impl Node {
 
     fn on_offer(&mut self, now: Instant, between: Between, stamp: Stamp, offer: &Offer) -> Result<(), DropReason> {
         let own = self.networks.get(&between.network).map(|net| net.key.id());
-        let attempt = self.peer_mut(between.network, between.peer).and_then(|peer| peer.attempt);
+        let attempt = self
+            .peer_mut(between.network, between.peer)
+            .and_then(|peer| peer.attempt);
         if let Some(id) = attempt
             && let Some(entry) = self.links.get(&id)
         {
@@ -152,17 +157,30 @@ impl Node {
     }
 
     fn has_no_link(&self, between: Between) -> bool {
-        let peer = self.networks.get(&between.network).and_then(|net| net.peers.get(&between.peer));
+        let peer = self
+            .networks
+            .get(&between.network)
+            .and_then(|net| net.peers.get(&between.peer));
         peer.is_some_and(|peer| peer.current.is_none() && peer.attempt.is_none())
     }
 
     fn link_of(&self, between: Between, session: SessionId) -> Option<LinkId> {
         let peer = self.networks.get(&between.network)?.peers.get(&between.peer)?;
         let mut ids = [peer.attempt, peer.current].into_iter().flatten();
-        ids.find(|id| self.links.get(id).is_some_and(|entry| entry.link.config.session == session))
+        ids.find(|id| {
+            self.links
+                .get(id)
+                .is_some_and(|entry| entry.link.config.session == session)
+        })
     }
 
-    fn link_config(&mut self, between: Between, session: SessionId, secret: LinkSecret, is_offerer: bool) -> Option<LinkConfig> {
+    fn link_config(
+        &mut self,
+        between: Between,
+        session: SessionId,
+        secret: LinkSecret,
+        is_offerer: bool,
+    ) -> Option<LinkConfig> {
         let Between { network, peer } = between;
         let own = self.networks.get(&network)?.key.id();
         let slot = self.free_slot()?;
@@ -190,7 +208,12 @@ impl Node {
         }
     }
 
-    fn make_link(&mut self, now: Instant, config: LinkConfig, make: impl FnOnce(LinkConfig, &mut crate::link::Cx<'_>) -> Link) {
+    fn make_link(
+        &mut self,
+        now: Instant,
+        config: LinkConfig,
+        make: impl FnOnce(LinkConfig, &mut crate::link::Cx<'_>) -> Link,
+    ) {
         self.gatherer.set_active(now, true);
         let (id, network, peer) = (config.id, config.network, config.peer);
         let Some(net) = self.networks.get(&network) else {
@@ -272,7 +295,10 @@ impl Node {
     }
 
     fn is_current(&self, id: LinkId, between: Between) -> bool {
-        let peer = self.networks.get(&between.network).and_then(|net| net.peers.get(&between.peer));
+        let peer = self
+            .networks
+            .get(&between.network)
+            .and_then(|net| net.peers.get(&between.peer));
         peer.is_some_and(|peer| peer.current == Some(id))
     }
 

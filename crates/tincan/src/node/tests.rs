@@ -140,7 +140,10 @@ fn garbage_changes_no_state() {
     }
     let after = (world.peer(0, 1), world.peer(1, 0));
     assert_eq!(before.0, after.0);
-    assert_eq!((before.1.phase, before.1.path, before.1.traffic), (after.1.phase, after.1.path, after.1.traffic));
+    assert_eq!(
+        (before.1.phase, before.1.path, before.1.traffic),
+        (after.1.phase, after.1.path, after.1.traffic)
+    );
     assert_eq!(after.1.phase, LinkPhase::Up);
     let drops = world.state(1).drops;
     assert!(drops["nonsense"] > 0 && drops["stun"] > 0 && drops["handshake"] > 0 && drops["unknown_receiver"] > 0);

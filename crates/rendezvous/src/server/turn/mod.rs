@@ -225,7 +225,9 @@ struct OnEnd<'a> {
 impl Drop for OnEnd<'_> {
     fn drop(&mut self) {
         let relay = self.shared.turn.machine().disconnected(&self.client);
-        relay.map(|relay| self.shared.turn.close(relay));
+        if let Some(relay) = relay {
+            self.shared.turn.close(relay);
+        }
     }
 }
 

@@ -36,8 +36,15 @@ pub(super) fn trust() -> TlsTrust {
 }
 
 enum Arrival {
-    Datagram { from: SocketAddr, to: SocketAddr, bytes: Vec<u8> },
-    Signal { to: NodeId, blob: Vec<u8> },
+    Datagram {
+        from: SocketAddr,
+        to: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    Signal {
+        to: NodeId,
+        blob: Vec<u8>,
+    },
 }
 
 /// One machine.
@@ -288,7 +295,11 @@ impl World {
             }
             self.drain();
             turns += 1;
-            assert!(turns < 200_000, "something is due again and again at {:?}", self.now - self.start);
+            assert!(
+                turns < 200_000,
+                "something is due again and again at {:?}",
+                self.now - self.start
+            );
         }
         self.now = end;
     }
@@ -354,7 +365,9 @@ impl World {
                 }
             }
             Output::Nic(NicEffect::Set(config)) => {
-                self.hosts[at].node.handle_nic(self.now, config.network, Ok("ipop0".into()));
+                self.hosts[at]
+                    .node
+                    .handle_nic(self.now, config.network, Ok("ipop0".into()));
             }
             Output::Stream(..) | Output::Nic(_) | Output::Names(_) | Output::Root(_) | Output::Snapshot(_) => {}
         }
@@ -396,5 +409,9 @@ pub(super) fn inner(n: u8) -> [IpAddr; 2] {
 }
 
 pub(super) fn inner_frame(from: usize, to: usize, payload: &[u8]) -> Vec<u8> {
-    frame(&inner(from as u8 + 1)[0].to_string(), &inner(to as u8 + 1)[0].to_string(), payload)
+    frame(
+        &inner(from as u8 + 1)[0].to_string(),
+        &inner(to as u8 + 1)[0].to_string(),
+        payload,
+    )
 }
