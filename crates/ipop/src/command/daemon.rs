@@ -48,8 +48,10 @@ impl Controller {
 }
 
 fn not_supported(state: &StateDir) -> anyhow::Result<ExitCode> {
+    let (socket, keys) = (state.tincan_socket(), state.keys());
     anyhow::bail!(
-        "running this process on {} is not supported by this build yet",
-        state.path().display()
+        "serving {} with the keys in {} is not supported by this build yet",
+        socket.display(),
+        keys.display()
     )
 }
