@@ -374,10 +374,9 @@ impl Group {
     /// Takes everything of the group away from tincan, rendezvous and memory.
     pub(super) fn forget(&mut self, cx: &mut Cx<'_>) {
         let network = NetworkRef { network: self.network };
-        if self.seen.config.is_some() {
-            cx.fx
-                .call(super::effects::Pending::Nothing, LinkCall::RemoveNetwork(network));
-        }
+        // Always: tincan keeps a network whose NIC could not be made, too.
+        cx.fx
+            .call(super::effects::Pending::Nothing, LinkCall::RemoveNetwork(network));
         if self.founder {
             cx.fx
                 .call(super::effects::Pending::Nothing, LinkCall::RemoveRoot(network));

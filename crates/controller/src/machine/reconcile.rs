@@ -25,7 +25,8 @@ impl Group {
         // A tincan that does not know the network lost it: the others lost us, so we open at once.
         let restarted = state.is_none();
         if let Some(state) = state {
-            self.seen.config = Some(state.config.clone());
+            // Without its NIC a network is set again.
+            self.seen.config = Some(state.config.clone()).filter(|_| state.fault.is_none());
             self.seen.nic.clone_from(&state.nic);
             self.nic_fault.clone_from(&state.fault);
             let peers = state.peers.iter();
@@ -187,7 +188,7 @@ impl Group {
         if matches!(self.stage, Stage::Gone) {
             return;
         }
-        if self.seen.config.is_some() {
+        if self.seen.config.is_some() || self.nic_fault.take().is_some() {
             let call = LinkCall::RemoveNetwork(NetworkRef { network: self.network });
             let call = cx.call(self.network, GroupCall::RemoveNetwork, call);
             self.seen = Seen::default();

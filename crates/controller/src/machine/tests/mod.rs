@@ -519,6 +519,16 @@ fn up_says_what_the_nic_lacks() {
     world.deny_nic(0, false);
     world.pass(Duration::from_secs(10));
     assert!(world.is_in_a_room(0), "it is tried again");
+    // A controller that finds a network without its NIC sets it again; one that takes it down leaves nothing.
+    world.deny_nic(0, true);
+    world.crash_tincan(0);
+    world.pass(Duration::from_secs(5));
+    let codes: Vec<String> = world.status(0).health.into_iter().map(|h| h.code).collect();
+    assert_eq!(codes, ["nic"]);
+    world.crash_controller(0);
+    world.deny_nic(0, false);
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.status(0).health, []);
 }
 
 #[test]

@@ -34,6 +34,7 @@ struct FakeTincan {
 }
 
 struct FakeNetwork {
+    fault: Option<String>,
     config: NetworkConfig,
     peers: BTreeMap<NodeId, PeerConfig>,
     links: BTreeMap<NodeId, LinkPhase>,
@@ -163,16 +164,14 @@ impl World {
 
     pub(super) fn start_tincan(&mut self, machine: usize) {
         let instance = self.rng.next_u64();
-        let roots = self.machines[machine]
-            .tincan
-            .take()
-            .map(|t| t.roots)
-            .unwrap_or_default();
+        let old = self.machines[machine].tincan.take();
+        let no_nic = old.as_ref().is_some_and(|t| t.no_nic);
+        let roots = old.map(|t| t.roots).unwrap_or_default();
         self.machines[machine].tincan = Some(FakeTincan {
             instance,
             roots,
             networks: BTreeMap::new(),
-            no_nic: false,
+            no_nic,
             seen_blobs: BTreeSet::new(),
         });
         self.connect(machine);
@@ -397,8 +396,8 @@ impl World {
         let networks = tincan.networks.values().map(|network| NetworkState {
             config: network.config.clone(),
             node: self.node(machine, network.config.network),
-            nic: Some("ipop0".into()),
-            fault: None,
+            nic: network.fault.is_none().then(|| "ipop0".into()),
+            fault: network.fault.clone(),
             peers: network
                 .peers
                 .values()
@@ -461,6 +460,7 @@ impl World {
         };
         let own = own(&call);
         let tincan = self.machines[machine].tincan.as_mut().expect("runs");
+        let no_nic = tincan.no_nic.then_some("no permission for TUN: run as root");
         match call {
             LinkCall::CreateRoot(_) => {
                 let root = InviteKey::from_seed(crate::crypto::hash("test root", &[&random.to_be_bytes()]));
@@ -481,18 +481,19 @@ impl World {
                 let signature = key.sign(request.purpose, &request.payload.0).to_vec();
                 Ok(json!({ "signature": Blob(signature) }))
             }
-            LinkCall::CreateNetwork(_) if tincan.no_nic => Err(ApiError::new(
-                ErrorKind::Permission,
-                "no permission for TUN: run as root",
-            )),
             LinkCall::CreateNetwork(config) => {
                 let network = tincan.networks.entry(config.network).or_insert_with(|| FakeNetwork {
                     config: config.clone(),
                     peers: BTreeMap::new(),
                     links: BTreeMap::new(),
+                    fault: None,
                 });
                 network.config = config;
-                Ok(json!({ "nic": "ipop0", "node": own }))
+                network.fault = no_nic.map(str::to_owned);
+                match no_nic {
+                    Some(sentence) => Err(ApiError::new(ErrorKind::Permission, sentence)),
+                    None => Ok(json!({ "nic": "ipop0", "node": own })),
+                }
             }
             LinkCall::RemoveNetwork(NetworkRef { network }) => {
                 tincan.networks.remove(&network);
