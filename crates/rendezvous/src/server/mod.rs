@@ -45,7 +45,7 @@ use tokio_rustls::TlsAcceptor;
 use xmpp_parsers::jid::DomainPart;
 
 pub use crate::xml::{XmlError, read_stream};
-pub use turn::{FrameError, RelayAddress, TurnConfig, channel_data, frame_length, turn_user_of};
+pub use turn::{FrameError, RelayAddress, TurnConfig, answer_stranger, channel_data, frame_length, turn_user_of};
 
 use crate::xml;
 use guard::Guard;

