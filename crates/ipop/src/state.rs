@@ -70,9 +70,6 @@ impl StateDir {
     pub(crate) fn controller_owner(&self) -> Owner {
         let own = os::own_identity();
         let enterable = |folder: &Path| fs::metadata(folder).is_ok_and(|data| data.permissions().mode() & 0o001 != 0);
-        if own.uid != 0 || !self.0.ancestors().all(enterable) {
-            return own;
-        }
         let sum = self
             .0
             .as_os_str()
@@ -80,7 +77,11 @@ impl StateDir {
             .iter()
             .fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into()));
         let user = DYNAMIC_USERS.start + sum % (DYNAMIC_USERS.end - DYNAMIC_USERS.start);
-        Owner { uid: user, gid: user }
+        if own.uid == 0 && os::is_user_known(user) && self.0.ancestors().all(enterable) {
+            Owner { uid: user, gid: user }
+        } else {
+            own
+        }
     }
 
     /// The directory.

@@ -102,6 +102,18 @@ impl DnsWiring {
         DnsWiring::remove_stale_file(Path::new(RESOLV_CONF), nic)
     }
 
+    /// Takes out of `/etc/resolv.conf` what runs that were killed have left there for NICs that are gone.
+    pub fn sweep() -> Result<bool, Error> {
+        let mut found = false;
+        edit(Path::new(RESOLV_CONF), false, |text, _| {
+            let gone = |nic: &str| !Path::new("/sys/class/net").join(nic).exists();
+            let swept = resolv_conf::sweep(text, gone);
+            found = swept.is_some();
+            swept
+        })?;
+        Ok(found)
+    }
+
     /// The same for a given resolver file.
     pub fn remove_stale_file(path: &Path, nic: &str) -> Result<bool, Error> {
         let mut found = false;

@@ -280,6 +280,9 @@ impl DnsWiring {
     pub fn remove_stale(_: &str) -> Result<bool, Error> {
         missing("wiring names into the resolver")
     }
+    pub fn sweep() -> Result<bool, Error> {
+        missing("names")
+    }
     pub fn remove_stale_file(_: &Path, _: &str) -> Result<bool, Error> {
         missing("wiring names into the resolver")
     }
@@ -395,6 +398,16 @@ pub fn die_with_parent(_: u32) -> Result<(), Error> {
 /// Not supported.
 pub fn run_as_unprivileged(_: Owner) -> Result<(), Error> {
     missing("giving up privileges")
+}
+
+/// Not supported.
+pub fn give_up_capabilities() -> Result<(), Error> {
+    missing("giving up privileges")
+}
+
+/// Not told here: no.
+pub fn is_user_known(_: u32) -> bool {
+    false
 }
 
 /// Not told here: no.

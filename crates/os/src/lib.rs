@@ -65,8 +65,8 @@ pub use self::{
     nic::{Cut, Nic, NicConfig, NicKind, Offload, PartialChecksum, VNET_HEADER, VnetError, VnetHeader},
     private::{create_private_dir, read_private, write_atomic},
     process::{
-        die_with_parent, hang_up, has_net_admin, host_name, memory_in_use, parent_process, run_as_unprivileged,
-        terminate,
+        die_with_parent, give_up_capabilities, hang_up, has_net_admin, host_name, is_user_known, memory_in_use,
+        parent_process, run_as_unprivileged, terminate,
     },
     signals::{Signal, Signals},
     udp::{Batch, BufferSizes, Datagram, Family, SEND_WAIT, UdpConfig, UdpCounts, UdpSockets, is_too_big},

@@ -39,23 +39,42 @@ pub fn run_as_unprivileged(owner: Owner) -> Result<(), Error> {
     if crate::own_identity() != owner {
         return Err(kept(format!("only root can become user {}", owner.uid)));
     }
-    let none = CapabilitySet::empty();
-    set_capabilities(
-        None,
-        CapabilitySets {
-            effective: none,
-            permitted: none,
-            inheritable: none,
-        },
-    )
-    .and_then(|()| rustix::thread::set_no_new_privs(true))
-    .and_then(|()| set_parent_process_death_signal(tied))
-    .map_err(|e| kept(io::Error::from(e).to_string()))?;
+    give_up_capabilities()?;
+    set_parent_process_death_signal(tied).map_err(|e| kept(io::Error::from(e).to_string()))?;
     // SAFETY: no pointers.
     if unsafe { libc::setresuid(0, 0, 0) } == 0 {
         return Err(kept("the superuser could be had back".to_owned()));
     }
     Ok(())
+}
+
+/// Stays the user it is, but for good without a capability and without a way to gain one. Call it before threads are
+/// started. For a superuser whom no other user can stand in for (`is_user_known`): its own files stay its own.
+pub fn give_up_capabilities() -> Result<(), Error> {
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets {
+        effective: none,
+        permitted: none,
+        inheritable: none,
+    };
+    let given = set_capabilities(None, sets).and_then(|()| rustix::thread::set_no_new_privs(true));
+    given.map_err(|e| Error::PrivilegesKept {
+        why: io::Error::from(e).to_string(),
+    })
+}
+
+/// Whether a user of that number exists in this user namespace, so that a process could become it (user_namespaces(7)).
+pub fn is_user_known(user: u32) -> bool {
+    let Ok(map) = std::fs::read_to_string("/proc/self/uid_map") else {
+        return true;
+    };
+    map.lines().any(|line| {
+        let mut fields = line
+            .split_ascii_whitespace()
+            .map(|field| field.parse::<u64>().unwrap_or(0));
+        let (first, _, count) = (fields.next().unwrap_or(0), fields.next(), fields.next().unwrap_or(0));
+        (first..first + count).contains(&u64::from(user))
+    })
 }
 
 /// Asks a process to end (SIGTERM); one that is gone already is fine.
@@ -189,6 +208,28 @@ mod tests {
             .unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
         assert!(String::from_utf8_lossy(&done.stdout).contains("1 passed"));
+    }
+
+    #[test]
+    fn a_superuser_without_capabilities_may_nothing_either() {
+        if role().is_some() {
+            let before = crate::own_identity();
+            give_up_capabilities().unwrap();
+            assert!(!has_net_admin());
+            assert_eq!(crate::own_identity(), before);
+            return;
+        }
+        let done = run_again("a_superuser_without_capabilities_may_nothing_either", "drop")
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+    }
+
+    #[test]
+    fn the_users_of_this_namespace_are_known() {
+        assert!(is_user_known(0));
+        assert!(is_user_known(crate::own_identity().uid));
+        assert!(!is_user_known(u32::MAX));
     }
 
     #[test]

@@ -33,9 +33,14 @@ pub(crate) fn add(text: &[u8], entry: Entry) -> Vec<u8> {
 
 /// The text without the entry of this NIC; `None` when it has none.
 pub(crate) fn remove(text: &[u8], nic: &str) -> Option<Vec<u8>> {
+    sweep(text, |other| other == nic)
+}
+
+/// The text without the entries of NICs that are gone; `None` when it has none.
+pub(crate) fn sweep(text: &[u8], gone: impl Fn(&str) -> bool) -> Option<Vec<u8>> {
     let mut parsed = parse(text);
     let before = parsed.entries.len();
-    parsed.entries.retain(|e| e.nic != nic);
+    parsed.entries.retain(|e| !gone(&e.nic));
     (parsed.entries.len() < before).then(|| render(&parsed))
 }
 

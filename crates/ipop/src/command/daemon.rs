@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::process::supervisor;
+use crate::process::{controller, supervisor, tincan};
 use crate::state::StateDir;
 
 #[derive(Debug, Args)]
@@ -31,7 +31,7 @@ pub(super) struct Tincan {
 
 impl Tincan {
     pub(super) fn run(self, state: &StateDir) -> anyhow::Result<ExitCode> {
-        not_supported(state)
+        tincan::run(state, self.port)
     }
 }
 
@@ -43,15 +43,6 @@ pub(super) struct Controller {}
 
 impl Controller {
     pub(super) fn run(self, state: &StateDir) -> anyhow::Result<ExitCode> {
-        not_supported(state)
+        controller::run(state)
     }
-}
-
-fn not_supported(state: &StateDir) -> anyhow::Result<ExitCode> {
-    let (socket, keys) = (state.tincan_socket(), state.keys());
-    anyhow::bail!(
-        "serving {} with the keys in {} is not supported by this build yet",
-        socket.display(),
-        keys.display()
-    )
 }

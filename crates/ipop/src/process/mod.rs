@@ -1,8 +1,10 @@
 //! The processes of a node and how they start and end.
 
 pub(crate) mod background;
+pub(crate) mod controller;
 pub(crate) mod server;
 pub(crate) mod supervisor;
+pub(crate) mod tincan;
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -24,7 +26,12 @@ fn give_up_privileges(state: &StateDir, folder: &Path) -> anyhow::Result<()> {
         std::os::unix::fs::chown(folder, Some(owner.uid), Some(owner.gid))
             .with_context(|| format!("cannot hand over {}", folder.display()))?;
     }
-    os::run_as_unprivileged(owner).context("cannot give up privileges")
+    if owner == os::own_identity() {
+        os::give_up_capabilities()?;
+    } else {
+        os::run_as_unprivileged(owner)?;
+    }
+    Ok(())
 }
 
 /// Ready when SIGINT or SIGTERM came.

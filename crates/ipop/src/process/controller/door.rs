@@ -36,9 +36,16 @@ impl Door {
     /// Listens from now on.
     pub(super) fn open(state: &StateDir, wakes: mpsc::Sender<Wake>) -> anyhow::Result<Self> {
         let file = PrivateListener::bind(&state.control_socket(), None)?;
-        let listener = file.to_std().and_then(UnixListener::from_std).context("cannot listen on the control socket")?;
+        let listener = file
+            .to_std()
+            .and_then(UnixListener::from_std)
+            .context("cannot listen on the control socket")?;
         tokio::task::spawn_local(accept(listener, wakes));
-        Ok(Self { asked: BTreeMap::new(), next: 0, _file: file })
+        Ok(Self {
+            asked: BTreeMap::new(),
+            next: 0,
+            _file: file,
+        })
     }
 
     /// Gives a request a name under which it is answered later.
@@ -76,7 +83,9 @@ async fn accept(listener: UnixListener, wakes: mpsc::Sender<Wake>) {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             continue;
         };
-        let allowed = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == os::own_identity().uid);
+        let allowed = stream
+            .peer_cred()
+            .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == os::own_identity().uid);
         if allowed && std::rc::Rc::strong_count(&room) <= CALLERS_MAX {
             tokio::task::spawn_local(attend(stream, wakes.clone(), room.clone()));
         }
@@ -95,7 +104,10 @@ async fn read_all(reader: OwnedReadHalf, caller: Caller, wakes: mpsc::Sender<Wak
     let mut reader = BufReader::new(reader);
     loop {
         let mut line = Vec::new();
-        let read = (&mut reader).take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut line).await;
+        let read = (&mut reader)
+            .take(LINE_BYTES_MAX as u64)
+            .read_until(b'\n', &mut line)
+            .await;
         let asked = match read {
             Err(_) | Ok(0) => return,
             Ok(_) if line.last() != Some(&b'\n') && line.len() == LINE_BYTES_MAX => {
@@ -115,11 +127,17 @@ fn parse(line: &[u8]) -> Result<(Value, ControlCall), (Value, ApiError)> {
     match Message::parse(line) {
         Ok(Message::Request { id, method, params }) => {
             let id = id.unwrap_or(Value::Null);
-            ControlCall::parse(&method, params).map(|call| (id.clone(), call)).map_err(|error| (id, error))
+            ControlCall::parse(&method, params)
+                .map(|call| (id.clone(), call))
+                .map_err(|error| (id, error))
         }
-        Ok(Message::Answer { id, .. }) => {
-            Err((id, ApiError::new(ErrorKind::InvalidRequest, "nothing was asked of you: send requests only")))
-        }
+        Ok(Message::Answer { id, .. }) => Err((
+            id,
+            ApiError::new(
+                ErrorKind::InvalidRequest,
+                "nothing was asked of you: send requests only",
+            ),
+        )),
         Err(error) => Err((Value::Null, error)),
     }
 }

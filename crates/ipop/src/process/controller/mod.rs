@@ -45,7 +45,10 @@ pub(crate) fn run(state: &StateDir) -> anyhow::Result<ExitCode> {
     state.prepare()?;
     super::give_up_privileges(state, &state.controller())?;
     let store = store::StoreFile::open(state)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start an event loop")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start an event loop")?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, serve(state, store))?;
     Ok(ExitCode::SUCCESS)
@@ -75,7 +78,10 @@ async fn serve(state: &StateDir, store: store::StoreFile) -> anyhow::Result<()> 
         let _ = wakes.send(Wake::Stop).await;
     });
     loop {
-        let pause = shell.machine.poll_timeout().map(|at| at.saturating_duration_since(Instant::now()));
+        let pause = shell
+            .machine
+            .poll_timeout()
+            .map(|at| at.saturating_duration_since(Instant::now()));
         let wake = match pause {
             Some(pause) => tokio::time::timeout(pause, waking.recv()).await.ok(),
             None => Some(waking.recv().await),
@@ -136,14 +142,21 @@ impl Shell {
 
     fn save(&mut self, store: &controller::Store) {
         if let Err(error) = self.store.save(store) {
-            tracing::error!("cannot store the membership ({error:#}): it is kept in memory; make room or mend the rights");
-            self.machine.handle_save_failed(now(), format!("{error:#}"));
+            tracing::error!(
+                "cannot store the membership ({error:#}): it is kept in memory; make room or mend the rights"
+            );
+            self.machine.handle_save_failed(&format!("{error:#}"));
+        } else {
+            self.machine.handle_saved();
         }
     }
 
     fn command(&mut self, network: NetworkId, command: RendezvousCommand) {
         let stop = command == RendezvousCommand::Stop;
-        let adapter = self.rendezvous.entry(network).or_insert_with(|| rendezvous::start(network, self.wakes.clone()));
+        let adapter = self
+            .rendezvous
+            .entry(network)
+            .or_insert_with(|| rendezvous::start(network, self.wakes.clone()));
         if adapter.try_send(command).is_err() {
             tracing::warn!("a rendezvous adapter does not keep up: a command is lost");
         }
@@ -167,8 +180,13 @@ impl Shell {
 }
 
 fn now() -> Now {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    Now { mono: Instant::now(), unix }
+    let unix = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    Now {
+        mono: Instant::now(),
+        unix,
+    }
 }
 
 /// Routes of this host with the interface of each, for the choice of a subnet that is free here.

@@ -13,7 +13,11 @@ const COMMANDS_WAITING: usize = 256;
 pub(super) fn start(network: NetworkId, wakes: mpsc::Sender<Wake>) -> mpsc::Sender<RendezvousCommand> {
     let (commands, asked) = mpsc::channel(COMMANDS_WAITING);
     let (events, mut told) = mpsc::channel::<RendezvousEvent>(EVENTS_WAITING);
-    tokio::task::spawn_local(rendezvous::client::connect(events, asked, rendezvous::client::Options::default()));
+    tokio::task::spawn_local(rendezvous::client::connect(
+        events,
+        asked,
+        rendezvous::client::Options::default(),
+    ));
     tokio::task::spawn_local(async move {
         while let Some(event) = told.recv().await {
             if wakes.send(Wake::Rendezvous(network, event)).await.is_err() {

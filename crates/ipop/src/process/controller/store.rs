@@ -17,7 +17,9 @@ impl StoreFile {
     pub(super) fn open(state: &StateDir) -> anyhow::Result<Self> {
         let folder = state.controller();
         os::create_private_dir(&folder)?;
-        Ok(Self { path: folder.join("store.json") })
+        Ok(Self {
+            path: folder.join("store.json"),
+        })
     }
 
     /// What was stored; none on a new node. A file that cannot be understood stops the controller: nothing is overwritten.
@@ -27,7 +29,7 @@ impl StoreFile {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e).with_context(|| format!("cannot read {}", self.path.display())),
         };
-        let store = Store::parse(&bytes).with_context(|| format!("cannot use {}", self.path.display()))?;
+        let store = Store::parse(&self.path.display().to_string(), &bytes)?;
         Ok(Some(store))
     }
 

@@ -58,7 +58,12 @@ impl Connection {
 }
 
 fn request(id: Value, call: &LinkCall) -> Vec<u8> {
-    Message::Request { id: Some(id), method: call.method().into(), params: call.params() }.to_line()
+    Message::Request {
+        id: Some(id),
+        method: call.method().into(),
+        params: call.params(),
+    }
+    .to_line()
 }
 
 async fn stay_connected(path: PathBuf, mut calls: mpsc::Receiver<Vec<u8>>, wakes: mpsc::Sender<Wake>) {
@@ -86,7 +91,10 @@ async fn stay_connected(path: PathBuf, mut calls: mpsc::Receiver<Vec<u8>>, wakes
 /// Talks until the connection ends; tells why it did.
 async fn converse(stream: UnixStream, calls: &mut mpsc::Receiver<Vec<u8>>, wakes: &mpsc::Sender<Wake>) -> String {
     let (reader, mut writer) = stream.into_split();
-    let hello = [request(json!(HELLO), &LinkCall::Info(Empty {})), request(json!(SUBSCRIBE), &LinkCall::Subscribe(Empty {}))];
+    let hello = [
+        request(json!(HELLO), &LinkCall::Info(Empty {})),
+        request(json!(SUBSCRIBE), &LinkCall::Subscribe(Empty {})),
+    ];
     if writer.write_all(&hello.concat()).await.is_err() {
         return "tincan hung up at once".into();
     }
@@ -111,7 +119,11 @@ async fn listen(mut reader: BufReader<tokio::net::unix::OwnedReadHalf>, wakes: &
     loop {
         line.clear();
         // tincan's answers may be long: it is trusted with more than a caller is.
-        match (&mut reader).take(4 * LINE_BYTES_MAX as u64).read_until(b'\n', &mut line).await {
+        match (&mut reader)
+            .take(4 * LINE_BYTES_MAX as u64)
+            .read_until(b'\n', &mut line)
+            .await
+        {
             Err(_) | Ok(0) => return "tincan ended".into(),
             Ok(_) => {}
         }
@@ -129,7 +141,11 @@ async fn listen(mut reader: BufReader<tokio::net::unix::OwnedReadHalf>, wakes: &
 
 fn understand(line: &[u8]) -> Result<Option<FromTincan>, String> {
     match Message::parse(line).map_err(|error| format!("tincan speaks nonsense: {error}"))? {
-        Message::Request { id: None, method, params } if method == "event" => {
+        Message::Request {
+            id: None,
+            method,
+            params,
+        } if method == "event" => {
             // An event of a newer tincan is not for us.
             Ok(serde_json::from_value(params).ok().map(FromTincan::Event))
         }
@@ -145,6 +161,9 @@ fn greet(result: Result<Value, ApiError>) -> Result<FromTincan, String> {
     if info.api == API_VERSION {
         Ok(FromTincan::Up(info))
     } else {
-        Err(format!("tincan speaks version {} of the link API, this controller {API_VERSION}: use one release", info.api))
+        Err(format!(
+            "tincan speaks version {} of the link API, this controller {API_VERSION}: use one release",
+            info.api
+        ))
     }
 }

@@ -45,7 +45,11 @@ pub(crate) fn listen(path: &Path, owner: Owner, wakes: SyncSender<Wake>) -> anyh
             let _ = start_reader(ClientId(id), stream, wakes.clone());
         }
     };
-    std::thread::Builder::new().name("api".into()).stack_size(128 << 10).spawn(accept).context("cannot start a thread")?;
+    std::thread::Builder::new()
+        .name("api".into())
+        .stack_size(128 << 10)
+        .spawn(accept)
+        .context("cannot start a thread")?;
     Ok(())
 }
 
@@ -63,7 +67,11 @@ fn start_reader(id: ClientId, stream: UnixStream, wakes: SyncSender<Wake>) -> an
         }
         tell(FromClient::Closed);
     };
-    std::thread::Builder::new().name("api-client".into()).stack_size(256 << 10).spawn(read).context("cannot start a thread")?;
+    std::thread::Builder::new()
+        .name("api-client".into())
+        .stack_size(256 << 10)
+        .spawn(read)
+        .context("cannot start a thread")?;
     Ok(())
 }
 
@@ -72,9 +80,10 @@ fn next_line(reader: &mut impl BufRead) -> Option<Result<Message, ApiError>> {
     let read = reader.take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut line).ok()?;
     match read {
         0 => None,
-        LINE_BYTES_MAX if line.last() != Some(&b'\n') => {
-            Some(Err(ApiError::new(ErrorKind::Limit, format!("a line has at most {LINE_BYTES_MAX} bytes"))))
-        }
+        LINE_BYTES_MAX if line.last() != Some(&b'\n') => Some(Err(ApiError::new(
+            ErrorKind::Limit,
+            format!("a line has at most {LINE_BYTES_MAX} bytes"),
+        ))),
         _ => Some(Message::parse(&line)),
     }
 }
@@ -99,7 +108,14 @@ impl Clients {
             let _ = stream.shutdown(std::net::Shutdown::Both);
             return;
         }
-        self.open.insert(id, Client { stream, backlog: Vec::new(), subscribed: false });
+        self.open.insert(
+            id,
+            Client {
+                stream,
+                backlog: Vec::new(),
+                subscribed: false,
+            },
+        );
     }
 
     /// Forgets a connection.
@@ -123,7 +139,12 @@ impl Clients {
 
     /// Tells all subscribers.
     pub(crate) fn publish(&mut self, message: &Message) {
-        let subscribers: Vec<ClientId> = self.open.iter().filter(|(_, client)| client.subscribed).map(|(id, _)| *id).collect();
+        let subscribers: Vec<ClientId> = self
+            .open
+            .iter()
+            .filter(|(_, client)| client.subscribed)
+            .map(|(id, _)| *id)
+            .collect();
         let line = message.to_line();
         for id in subscribers {
             self.write(id, &line);
@@ -132,7 +153,12 @@ impl Clients {
 
     /// Tries again to write what clients have not taken yet; whether anything still waits.
     pub(crate) fn flush(&mut self) -> bool {
-        let waiting: Vec<ClientId> = self.open.iter().filter(|(_, c)| !c.backlog.is_empty()).map(|(id, _)| *id).collect();
+        let waiting: Vec<ClientId> = self
+            .open
+            .iter()
+            .filter(|(_, c)| !c.backlog.is_empty())
+            .map(|(id, _)| *id)
+            .collect();
         for id in waiting {
             self.write(id, &[]);
         }

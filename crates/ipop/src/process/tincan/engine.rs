@@ -9,9 +9,9 @@ use api::link::{API_VERSION, LinkCall, Port, TincanInfo};
 use api::rpc::{ApiError, ErrorKind, Message};
 use os::Family;
 use serde_json::{Value, json};
-use tincan::fast::FastPath;
-use tincan::keys::{DeviceSecret, RootKey};
-use tincan::node::{CallId, HostAddress, NicEffect, Node, NodeConfig, Output, RootEffect};
+use tincan::keys::DeviceSecret;
+use tincan::node::{CallId, IfAddr, NamesEffect, NicEffect, Node, NodeConfig, Output, RootEffect};
+use zeroize::Zeroizing;
 
 use super::Wake;
 use super::api::{ClientId, Clients, FromClient};
@@ -43,11 +43,17 @@ impl Engine {
         let instance = u64::from_be_bytes(random()?[..8].try_into().expect("eight of 32 bytes")) >> 12;
         let config = NodeConfig {
             device: DeviceSecret::from_bytes(keys.device()?),
-            roots: keys.roots()?.into_iter().map(RootKey::from_seed).collect::<Result<_, _>>()?,
+            roots: keys.roots()?.into_iter().map(Zeroizing::new).collect(),
             seed,
             instance,
+            aes: has_aes(),
             allow_loopback: false,
+            trust: super::trust::system(),
         };
+        // This thread's: transaction ids of STUN come from it.
+        tincan::ice::seed_transactions(u64::from_be_bytes(
+            random()?[..8].try_into().expect("eight of 32 bytes"),
+        ));
         let mut engine = Self {
             node: Node::new(config, Instant::now()),
             nics: Nics::new(shared.clone()),
@@ -66,7 +72,10 @@ impl Engine {
 
     /// How long nothing is due; none: until something is heard.
     pub(crate) fn pause(&self) -> Option<Duration> {
-        let next = self.node.poll_timeout().map(|at| at.saturating_duration_since(Instant::now()));
+        let next = self
+            .node
+            .poll_timeout()
+            .map(|at| at.saturating_duration_since(Instant::now()));
         let flush = self.flush_again.then_some(FLUSH_AGAIN);
         next.into_iter().chain(flush).min()
     }
@@ -79,8 +88,12 @@ impl Engine {
     pub(crate) fn handle(&mut self, wake: Wake) {
         let now = Instant::now();
         match wake {
-            Wake::Udp { local, remote, mut bytes } => self.node.handle_udp(now, local, remote, &mut bytes),
-            Wake::Frame(network, mut bytes) => self.node.handle_frame(now, network, &mut bytes),
+            Wake::Udp {
+                local,
+                remote,
+                mut bytes,
+            } => self.node.handle_udp(now, local, remote, &mut bytes),
+            Wake::Frame(network, bytes) => self.node.handle_frame(now, network, &bytes),
             Wake::Traffic(slot) => self.node.handle_wake(now, slot),
             Wake::Opened(tell) => self.node.handle_opened(now, tell),
             Wake::TooBig(remote, bytes) => self.node.handle_too_big(now, remote, bytes),
@@ -89,7 +102,8 @@ impl Engine {
             Wake::Addresses => self.look_at_addresses(),
             Wake::NicLost(network, reason) => {
                 self.nics.remove(network);
-                self.node.handle_nic(now, network, Err(format!("its NIC cannot be read any more: {reason}")));
+                self.node
+                    .handle_nic(now, network, Err(format!("its NIC cannot be read any more: {reason}")));
             }
             Wake::Stop => {}
         }
@@ -105,19 +119,22 @@ impl Engine {
                 Output::Reply(id, result) => self.reply(id, result),
                 Output::Event(event) => self.publish(&event),
                 Output::Nic(effect) => self.nic(effect),
-                Output::Names(config) => {
+                Output::Names(NamesEffect::Set(config)) => {
                     if let Err(error) = self.nics.set_names(config) {
                         tracing::warn!("names do not resolve by themselves: {error:#}");
                     }
                 }
+                Output::Names(NamesEffect::Remove(network)) => self.nics.remove_names(network),
                 Output::Root(effect) => self.root(effect),
                 Output::Snapshot(snapshot) => self.shared.snapshot.set(snapshot),
             }
         }
     }
 
-    /// Takes away what was made on this machine.
+    /// Tells the peers, and takes away what was made on this machine.
     pub(crate) fn end(&mut self) {
+        self.node.shutdown(Instant::now());
+        self.obey();
         self.nics.remove_all();
     }
 
@@ -138,7 +155,12 @@ impl Engine {
     fn stream(&mut self, id: tincan::turn::StreamId, output: tincan::turn::StreamOutput) {
         match output {
             tincan::turn::StreamOutput::Connect(remote) => self.streams.connect(id, remote),
-            tincan::turn::StreamOutput::Data(bytes) => self.streams.send(id, bytes),
+            tincan::turn::StreamOutput::Data(bytes) => {
+                if self.streams.send(id, bytes) {
+                    let behind = tincan::turn::StreamInput::Congested(true);
+                    self.node.handle_stream(Instant::now(), id, behind);
+                }
+            }
             tincan::turn::StreamOutput::Close => self.streams.close(id),
         }
     }
@@ -147,17 +169,42 @@ impl Engine {
         match report {
             FromClient::Opened(stream) => self.clients.open(id, stream),
             FromClient::Closed => self.clients.close(id),
-            FromClient::Line(Err(error)) => self.clients.send(id, &Message::Answer { id: Value::Null, result: Err(error) }),
-            FromClient::Line(Ok(Message::Request { id: name, method, params })) => {
+            FromClient::Line(Err(error)) => self.clients.send(
+                id,
+                &Message::Answer {
+                    id: Value::Null,
+                    result: Err(error),
+                },
+            ),
+            FromClient::Line(Ok(Message::Request {
+                id: name,
+                method,
+                params,
+            })) => {
                 let name = name.unwrap_or(Value::Null);
                 match LinkCall::parse(&method, params) {
                     Ok(call) => self.call(now, id, name, call),
-                    Err(error) => self.clients.send(id, &Message::Answer { id: name, result: Err(error) }),
+                    Err(error) => self.clients.send(
+                        id,
+                        &Message::Answer {
+                            id: name,
+                            result: Err(error),
+                        },
+                    ),
                 }
             }
             FromClient::Line(Ok(Message::Answer { id: name, .. })) => {
-                let error = ApiError::new(ErrorKind::InvalidRequest, "nothing was asked of you: send requests only");
-                self.clients.send(id, &Message::Answer { id: name, result: Err(error) });
+                let error = ApiError::new(
+                    ErrorKind::InvalidRequest,
+                    "nothing was asked of you: send requests only",
+                );
+                self.clients.send(
+                    id,
+                    &Message::Answer {
+                        id: name,
+                        result: Err(error),
+                    },
+                );
             }
         }
     }
@@ -170,7 +217,13 @@ impl Engine {
             }
             LinkCall::Subscribe(_) => {
                 self.clients.subscribe(client);
-                self.clients.send(client, &Message::Answer { id: name, result: Ok(json!({})) });
+                self.clients.send(
+                    client,
+                    &Message::Answer {
+                        id: name,
+                        result: Ok(json!({})),
+                    },
+                );
             }
             call => {
                 self.next_call += 1;
@@ -185,11 +238,17 @@ impl Engine {
         let sockets = &self.shared.sockets;
         let families = [(Family::V4, 4), (Family::V6, 6)];
         let ports = families.iter().filter(|(family, _)| sockets.missing(*family).is_none());
-        let missing = families.iter().filter_map(|(family, number)| Some((number, sockets.missing(*family)?)));
-        let mut notes: Vec<String> = missing.map(|(number, why)| format!("no IPv{number} socket: {why}")).collect();
+        let missing = families
+            .iter()
+            .filter_map(|(family, number)| Some((number, sockets.missing(*family)?)));
+        let mut notes: Vec<String> = missing
+            .map(|(number, why)| format!("no IPv{number} socket: {why}"))
+            .collect();
         let overflow = self.shared.overflow.load(Ordering::Relaxed);
         if overflow > 0 {
-            notes.push(format!("{overflow} frames and datagrams were dropped because the engine did not keep up"));
+            notes.push(format!(
+                "{overflow} frames and datagrams were dropped because the engine did not keep up"
+            ));
         }
         TincanInfo {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -197,7 +256,12 @@ impl Engine {
             pid: std::process::id(),
             instance: self.instance,
             memory_bytes: os::memory_in_use().unwrap_or(0),
-            ports: ports.map(|(_, family)| Port { family: *family, port: sockets.port() }).collect(),
+            ports: ports
+                .map(|(_, family)| Port {
+                    family: *family,
+                    port: sockets.port(),
+                })
+                .collect(),
             notes,
         }
     }
@@ -210,7 +274,11 @@ impl Engine {
     }
 
     fn publish(&mut self, event: &api::link::Event) {
-        let message = Message::Request { id: None, method: "event".into(), params: json!(event) };
+        let message = Message::Request {
+            id: None,
+            method: "event".into(),
+            params: json!(event),
+        };
         self.clients.publish(&message);
         self.flush_again = true;
     }
@@ -226,12 +294,19 @@ impl Engine {
     }
 
     fn root(&mut self, effect: RootEffect) {
-        let done = match &effect {
-            RootEffect::Store { network, seed } => self.keys.store_root(*network, seed),
-            RootEffect::Erase(network) => self.keys.erase_root(*network),
-        };
-        if let Err(error) = done {
-            tracing::error!("{error:#}");
+        match effect {
+            RootEffect::Store { call, network, seed } => {
+                let stored = self
+                    .keys
+                    .store_root(network, &seed)
+                    .map_err(|error| format!("{error:#}"));
+                self.node.handle_root_stored(Instant::now(), call, stored);
+            }
+            RootEffect::Erase(network) => {
+                if let Err(error) = self.keys.erase_root(network) {
+                    tracing::error!("{error:#}");
+                }
+            }
         }
     }
 
@@ -241,10 +316,37 @@ impl Engine {
             tracing::warn!(%error, "cannot list network interfaces");
             Vec::new()
         });
-        let outside = interfaces.iter().filter(|i| i.up && !i.loopback && !self.nics.is_ours(&i.name));
-        let addresses = outside.flat_map(|interface| &interface.addresses).filter(|a| !a.tentative && !a.deprecated);
-        let hosts = addresses.map(|a| HostAddress { address: a.prefix.address(), temporary: a.temporary }).collect();
-        let _ = FastPath::Engine;
-        self.node.handle_addresses(Instant::now(), self.shared.sockets.port(), hosts, os::default_sources());
+        let (v4, v6) = os::default_sources();
+        let outside = interfaces
+            .iter()
+            .filter(|i| i.up && !i.loopback && !self.nics.is_ours(&i.name));
+        let addresses = outside
+            .flat_map(|interface| &interface.addresses)
+            .filter(|a| !a.tentative);
+        let addresses: Vec<IfAddr> = addresses
+            .map(|address| {
+                let ip = address.prefix.address();
+                let default_route = [v4, v6].contains(&Some(ip));
+                IfAddr {
+                    ip,
+                    default_route,
+                    deprecated: address.deprecated,
+                }
+            })
+            .collect();
+        let sockets = &self.shared.sockets;
+        let port = |family| sockets.missing(family).is_none().then(|| sockets.port());
+        self.node
+            .handle_addresses(Instant::now(), port(Family::V4), port(Family::V6), &addresses);
     }
+}
+
+/// Whether this CPU has instructions for AES-GCM; without them ChaCha20-Poly1305 is faster.
+fn has_aes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes") && std::arch::is_aarch64_feature_detected!("pmull");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    false
 }

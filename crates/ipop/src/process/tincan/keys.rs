@@ -34,7 +34,10 @@ impl KeyFiles {
             return read_secret(&path);
         }
         if fs::read_dir(self.folder.join("roots"))?.next().is_some() {
-            bail!("{} is missing but root keys are there: restore it from a backup, or use another --state", path.display());
+            bail!(
+                "{} is missing but root keys are there: restore it from a backup, or use another --state",
+                path.display()
+            );
         }
         let secret = random()?;
         os::write_atomic(&path, &secret, 0o600)?;
@@ -75,7 +78,10 @@ fn read_secret(path: &std::path::Path) -> anyhow::Result<[u8; SECRET_BYTES]> {
     let bytes = os::read_private(path, SECRET_BYTES + 1)?;
     match bytes.try_into() {
         Ok(secret) => Ok(secret),
-        Err(_) => bail!("{} is corrupt (a key has 32 bytes): restore it from a backup, or use another --state", path.display()),
+        Err(_) => bail!(
+            "{} is corrupt (a key has 32 bytes): restore it from a backup, or use another --state",
+            path.display()
+        ),
     }
 }
 

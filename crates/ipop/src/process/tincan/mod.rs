@@ -10,6 +10,7 @@ pub(crate) mod keys;
 mod nics;
 mod resolver;
 mod streams;
+mod trust;
 mod workers;
 
 use std::net::SocketAddr;
@@ -39,7 +40,11 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// Everything that the engine can hear of.
 pub(crate) enum Wake {
     /// A datagram that the fast path does not settle.
-    Udp { local: SocketAddr, remote: SocketAddr, bytes: Vec<u8> },
+    Udp {
+        local: SocketAddr,
+        remote: SocketAddr,
+        bytes: Vec<u8>,
+    },
     /// A frame that the fast path does not settle.
     Frame(NetworkId, Vec<u8>),
     /// Traffic began on a link that the engine does not watch.
@@ -68,7 +73,10 @@ pub(crate) fn run(state: &StateDir, port: u16) -> anyhow::Result<ExitCode> {
     let shared = Shared {
         snapshot: Arc::new(Published::default()),
         nics: Arc::new(Published::default()),
-        sockets: Arc::new(UdpSockets::bind(&UdpConfig { port, ..UdpConfig::default() })?),
+        sockets: Arc::new(UdpSockets::bind(&UdpConfig {
+            port,
+            ..UdpConfig::default()
+        })?),
         wakes: wakes.clone(),
         overflow: Arc::new(AtomicU64::new(0)),
     };
@@ -136,6 +144,10 @@ fn watch_addresses(wakes: SyncSender<Wake>) -> anyhow::Result<()> {
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
-    std::thread::Builder::new().name(name.into()).stack_size(128 << 10).spawn(work).context("cannot start a thread")?;
+    std::thread::Builder::new()
+        .name(name.into())
+        .stack_size(128 << 10)
+        .spawn(work)
+        .context("cannot start a thread")?;
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use anyhow::Context;
 use api::NetworkId;
 use api::link::{NamesConfig, NetworkConfig, NicKind};
-use os::{DnsWiring, Nic, NicConfig, Prefix};
+use os::{DnsWiring, Nic, NicConfig, Prefix, Waker};
 use tincan::fast::Lanes;
 
 use super::resolver::{self, Names};
@@ -28,12 +28,28 @@ struct Open {
     nic: Nic,
     config: NetworkConfig,
     worker: JoinHandle<Lanes>,
-    wiring: Option<DnsWiring>,
+    answering: Option<Answering>,
+}
+
+/// A network's names as this machine's programs find them: a thread that answers, and the system's resolver told of it.
+struct Answering {
+    resolver: Waker,
+    wiring: DnsWiring,
 }
 
 impl Nics {
+    /// None yet; what a killed process left in the system's resolver is taken out.
     pub(crate) fn new(shared: Shared) -> Self {
-        Self { shared, open: BTreeMap::new(), names: Names::default(), resting: Vec::new(), next_lanes: 1 }
+        if let Err(error) = DnsWiring::sweep() {
+            tracing::warn!(%error, "cannot look for names that a killed run left behind");
+        }
+        Self {
+            shared,
+            open: BTreeMap::new(),
+            names: Names::default(),
+            resting: Vec::new(),
+            next_lanes: 1,
+        }
     }
 
     /// Makes a network's NIC, or changes its addresses; gives its name.
@@ -46,14 +62,22 @@ impl Nics {
         let name = nic.name().to_owned();
         let lanes = self.lanes()?;
         let worker = workers::start_sender(&self.shared, config.network, nic.clone(), lanes)?;
-        self.open.insert(config.network, Open { nic, config: config.clone(), worker, wiring: None });
+        self.open.insert(
+            config.network,
+            Open {
+                nic,
+                config: config.clone(),
+                worker,
+                answering: None,
+            },
+        );
         self.publish();
         Ok(name)
     }
 
     /// Takes a network's NIC, with its routes, and its names away; none there is fine.
     pub(crate) fn remove(&mut self, network: NetworkId) {
-        self.names.remove(network);
+        self.remove_names(network);
         let Some(open) = self.open.remove(&network) else { return };
         self.publish();
         self.resting.extend(open.end());
@@ -71,15 +95,37 @@ impl Nics {
         let network = config.network;
         let zone = config.zone.clone();
         self.names.set(config);
-        let Some(open) = self.open.get_mut(&network) else { return Ok(()) };
-        if open.wiring.is_some() {
+        let Some(open) = self.open.get_mut(&network) else {
+            return Ok(());
+        };
+        if open.answering.is_some() {
             return Ok(());
         }
         let addresses = open.config.addresses.iter().map(|cidr| cidr.address);
-        let Some(own) = addresses.min_by_key(|address| !address.is_ipv4()) else { return Ok(()) };
-        resolver::serve(&self.names, network, own)?;
-        open.wiring = Some(DnsWiring::install(open.nic.name(), own, &[zone])?);
+        let Some(own) = addresses.min_by_key(|address| !address.is_ipv4()) else {
+            return Ok(());
+        };
+        let resolver = resolver::serve(&self.names, own)?;
+        match DnsWiring::install(open.nic.name(), own, &[zone]) {
+            Ok(wiring) => open.answering = Some(Answering { resolver, wiring }),
+            Err(error) => {
+                resolver.wake();
+                return Err(error.into());
+            }
+        }
         Ok(())
+    }
+
+    /// Answers none of a network's names any more.
+    pub(crate) fn remove_names(&mut self, network: NetworkId) {
+        self.names.remove(network);
+        let Some(answering) = self.open.get_mut(&network).and_then(|open| open.answering.take()) else {
+            return;
+        };
+        answering.resolver.wake();
+        if let Err(error) = answering.wiring.remove() {
+            tracing::warn!(%error, "names are not taken out of the system's resolver");
+        }
     }
 
     /// Gives a frame to a network's NIC; one that is down or full drops it, as a wire does.
@@ -104,7 +150,11 @@ impl Nics {
     }
 
     fn publish(&self) {
-        let all = self.open.iter().map(|(network, open)| (*network, open.nic.clone())).collect();
+        let all = self
+            .open
+            .iter()
+            .map(|(network, open)| (*network, open.nic.clone()))
+            .collect();
         self.shared.nics.set(Arc::new(all));
     }
 }
@@ -126,11 +176,6 @@ impl Open {
     }
 
     fn end(self) -> Option<Lanes> {
-        if let Some(wiring) = self.wiring
-            && let Err(error) = wiring.remove()
-        {
-            tracing::warn!(%error, "names are not taken out of the system's resolver");
-        }
         self.nic.waker().wake();
         self.worker.join().ok()
     }
@@ -141,11 +186,11 @@ fn make(config: &NetworkConfig) -> anyhow::Result<Nic> {
         NicKind::Ip => os::NicKind::Tun,
         NicKind::Ethernet => os::NicKind::Tap,
     };
-    if let Some(name) = &config.nic {
-        // What a killed process may have left in the resolver goes with the NIC that it was for.
-        let _ = DnsWiring::remove_stale(name);
-    }
-    let nic = Nic::create(&NicConfig { name: config.nic.clone(), mtu: config.mtu, ..NicConfig::new(kind) })?;
+    let nic = Nic::create(&NicConfig {
+        name: config.nic.clone(),
+        mtu: config.mtu,
+        ..NicConfig::new(kind)
+    })?;
     nic.set_up(config.mtu)?;
     for address in &config.addresses {
         nic.add_address(prefix(*address)?)?;

@@ -5,22 +5,21 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use anyhow::Context;
 use api::NetworkId;
 use api::link::{NameRecord, NamesConfig};
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
+use os::Waker;
 
 /// Seconds that an answer may be kept: members come and go.
 const TTL: u32 = 10;
 const PORT: u16 = 53;
 /// RFC 1035 section 4.2.1: a question over UDP has at most 512 bytes.
 const QUESTION_BYTES_MAX: usize = 512;
-/// How long a resolver thread may take to notice that its network is gone.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Names of all networks: zone, then name within it.
 #[derive(Clone, Debug, Default)]
@@ -48,17 +47,18 @@ impl Names {
         self.lock().remove(&network);
     }
 
-    fn knows(&self, network: NetworkId) -> bool {
-        self.lock().contains_key(&network)
-    }
-
     fn find(&self, name: &str) -> Found {
         for zone in self.lock().values() {
             if name == zone.domain {
                 return Found::Addresses(Vec::new());
             }
-            let Some(host) = name.strip_suffix(&zone.domain).and_then(|rest| rest.strip_suffix('.')) else { continue };
-            return zone.hosts.get(host).map_or(Found::NoSuchName, |addresses| Found::Addresses(addresses.clone()));
+            let Some(host) = name.strip_suffix(&zone.domain).and_then(|rest| rest.strip_suffix('.')) else {
+                continue;
+            };
+            return zone
+                .hosts
+                .get(host)
+                .map_or(Found::NoSuchName, |addresses| Found::Addresses(addresses.clone()));
         }
         Found::NotOurs
     }
@@ -74,15 +74,15 @@ enum Found {
     Addresses(Vec<IpAddr>),
 }
 
-/// Answers on port 53 of an own inner address until the network's names are removed.
-pub(crate) fn serve(names: &Names, network: NetworkId, address: IpAddr) -> anyhow::Result<()> {
+/// Answers on port 53 of an own inner address until the waker that it gives wakes.
+pub(crate) fn serve(names: &Names, address: IpAddr) -> anyhow::Result<Waker> {
     let socket = UdpSocket::bind(SocketAddr::new(address, PORT))
         .with_context(|| format!("names will not resolve: port 53 of {address} cannot be used"))?;
-    socket.set_read_timeout(Some(LOOK_EVERY)).context("cannot set a time limit on a socket")?;
-    let names = names.clone();
+    let waker = Waker::new().context("cannot make a waker")?;
+    let (names, end) = (names.clone(), waker.clone());
     let answer_all = move || {
         let mut buffer = [0; QUESTION_BYTES_MAX];
-        while names.knows(network) {
+        while os::wait_readable(&[socket.as_fd(), end.as_fd()], None).is_ok() && !end.is_set() {
             if let Ok((read, asker)) = socket.recv_from(&mut buffer)
                 && let Some(reply) = answer(&names, &buffer[..read])
             {
@@ -90,8 +90,8 @@ pub(crate) fn serve(names: &Names, network: NetworkId, address: IpAddr) -> anyho
             }
         }
     };
-    std::thread::Builder::new().name("names".into()).stack_size(256 << 10).spawn(answer_all).context("cannot start a thread")?;
-    Ok(())
+    super::spawn("names", answer_all)?;
+    Ok(waker)
 }
 
 /// The answer to one question; none to what is no question.
@@ -141,8 +141,15 @@ mod tests {
     fn names() -> Names {
         let names = Names::default();
         let addresses = vec!["10.5.0.2".parse().expect("v4"), "fd00::2".parse().expect("v6")];
-        let records = vec![NameRecord { name: "bob".into(), addresses }];
-        names.set(NamesConfig { network: NetworkId([1; 32]), zone: "home.ipop".into(), records });
+        let records = vec![NameRecord {
+            name: "bob".into(),
+            addresses,
+        }];
+        names.set(NamesConfig {
+            network: NetworkId([1; 32]),
+            zone: "home.ipop".into(),
+            records,
+        });
         names
     }
 
@@ -151,14 +158,22 @@ mod tests {
         query.add_query(Query::query(Name::from_ascii(name).expect("a name"), kind));
         let reply = answer(&names(), &query.to_vec().expect("a query")).expect("a reply");
         let reply = Message::from_vec(&reply).expect("a message");
-        (reply.metadata.response_code, reply.answers.iter().map(|r| r.data.to_string()).collect())
+        (
+            reply.metadata.response_code,
+            reply.answers.iter().map(|r| r.data.to_string()).collect(),
+        )
     }
 
     #[test]
     fn own_names_are_answered_and_all_others_refused() {
         for (name, kind, code, answers) in [
             ("bob.home.ipop.", RecordType::A, ResponseCode::NoError, vec!["10.5.0.2"]),
-            ("BOB.Home.ipop.", RecordType::AAAA, ResponseCode::NoError, vec!["fd00::2"]),
+            (
+                "BOB.Home.ipop.",
+                RecordType::AAAA,
+                ResponseCode::NoError,
+                vec!["fd00::2"],
+            ),
             ("bob.home.ipop.", RecordType::MX, ResponseCode::NoError, vec![]),
             ("eve.home.ipop.", RecordType::A, ResponseCode::NXDomain, vec![]),
             ("home.ipop.", RecordType::A, ResponseCode::NoError, vec![]),

@@ -51,7 +51,11 @@ impl<T> View<T> {
     fn new(published: Arc<Published<T>>) -> Self {
         let generation = published.generation.load(Ordering::Acquire);
         let value = published.get();
-        Self { published, generation, value }
+        Self {
+            published,
+            generation,
+            value,
+        }
     }
 
     fn look(&mut self) -> &T {
@@ -101,10 +105,19 @@ impl Shared {
 }
 
 /// Reads a NIC until its waker ends that; gives the lanes back, whose counters must never start anew under a living key.
-pub(crate) fn start_sender(shared: &Shared, network: NetworkId, nic: Nic, lanes: Lanes) -> anyhow::Result<JoinHandle<Lanes>> {
+pub(crate) fn start_sender(
+    shared: &Shared,
+    network: NetworkId,
+    nic: Nic,
+    lanes: Lanes,
+) -> anyhow::Result<JoinHandle<Lanes>> {
     let shared = shared.clone();
     let work = move || send_frames(&shared, network, &nic, lanes);
-    std::thread::Builder::new().name("nic".into()).stack_size(128 << 10).spawn(work).context("cannot start a thread")
+    std::thread::Builder::new()
+        .name("nic".into())
+        .stack_size(128 << 10)
+        .spawn(work)
+        .context("cannot start a thread")
 }
 
 fn send_frames(shared: &Shared, network: NetworkId, nic: &Nic, mut lanes: Lanes) -> Lanes {
@@ -121,7 +134,12 @@ fn send_frames(shared: &Shared, network: NetworkId, nic: &Nic, mut lanes: Lanes)
         };
         let frame = &mut buffer[..HEADROOM + read + TAILROOM];
         match fast::outbound(view.look(), &mut lanes, network, frame) {
-            Outbound::Sealed { range, path, slot, wake } => {
+            Outbound::Sealed {
+                range,
+                path,
+                slot,
+                wake,
+            } => {
                 shared.send(path, &frame[range]);
                 if wake {
                     shared.tell_engine(Wake::Traffic(slot));
@@ -137,7 +155,11 @@ fn send_frames(shared: &Shared, network: NetworkId, nic: &Nic, mut lanes: Lanes)
 pub(crate) fn start_receiver(shared: &Shared) -> anyhow::Result<JoinHandle<()>> {
     let shared = shared.clone();
     let work = move || receive_datagrams(&shared);
-    std::thread::Builder::new().name("udp".into()).stack_size(128 << 10).spawn(work).context("cannot start a thread")
+    std::thread::Builder::new()
+        .name("udp".into())
+        .stack_size(128 << 10)
+        .spawn(work)
+        .context("cannot start a thread")
 }
 
 fn receive_datagrams(shared: &Shared) {
@@ -164,7 +186,11 @@ fn receive_datagrams(shared: &Shared) {
                     tell
                 }
                 Inbound::ToEngine => {
-                    shared.tell_engine(Wake::Udp { local: datagram.local, remote: datagram.remote, bytes: datagram.bytes.to_vec() });
+                    shared.tell_engine(Wake::Udp {
+                        local: datagram.local,
+                        remote: datagram.remote,
+                        bytes: datagram.bytes.to_vec(),
+                    });
                     None
                 }
                 Inbound::Dropped(_, tell) => tell,
