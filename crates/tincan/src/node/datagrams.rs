@@ -1,6 +1,7 @@
 //! Datagrams in and out: which machine they belong to, and the helpers that gather candidates and relay.
 //!
-//! Order of the demultiplexer: a TURN server's address first, then the first byte: STUN, record, handshake.
+//! Order of the demultiplexer: a STUN server's answer by its transaction, a TURN server's address, then the first byte:
+//! STUN, record, handshake.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -110,6 +111,10 @@ impl Node {
 
     /// What the fast path does not know.
     fn handle_rest(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, bytes: &mut [u8]) {
+        // Known by server and transaction; before the relays, as one address may serve STUN and TURN.
+        if self.gatherer.handle_udp(now, local, remote, bytes) {
+            return;
+        }
         match self.relays.handle_udp(now, remote, bytes) {
             Handled::Consumed => {}
             Handled::Data { relay, peer, range } => {
@@ -117,11 +122,7 @@ impl Node {
                     self.handle_peers(now, local, peer, &mut bytes[range]);
                 }
             }
-            Handled::NotMine => {
-                if !self.gatherer.handle_udp(now, local, remote, bytes) {
-                    self.handle_peers(now, local, remote, bytes);
-                }
-            }
+            Handled::NotMine => self.handle_peers(now, local, remote, bytes),
         }
     }
 
