@@ -15,12 +15,17 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod frames;
 pub mod kind;
+pub mod member;
 pub mod nat;
 pub mod net;
 pub mod oracle;
+pub mod rendezvous;
 pub mod server;
+pub mod trace;
 pub mod wire;
+pub mod world;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;

@@ -53,29 +53,49 @@ struct Face {
 }
 
 fn is_direct(net: &Net, a: HostId, b: HostId, v4: bool) -> bool {
-    let (Some(ip_a), Some(ip_b)) = (address(net, a, v4), address(net, b, v4)) else {
-        return false;
+    let there = ways(net, a, b, v4);
+    let back = ways(net, b, a, v4);
+    let one_sided = |ways: &[Way]| {
+        let mut each = ways.iter();
+        each.any(|way| punches(face(net, v4, &way.up), face(net, v4, &way.down), Knows::OnlyA))
     };
-    let open = |from, to, ip| matches!(way(net, from, to, ip), Some(way) if way.down.is_empty());
-    if open(a, b, ip_b) || open(b, a, ip_a) {
-        return true;
+    let both = |there: &Way| {
+        // Only where both meet in one place is what one opens what the other comes to.
+        let mut same = back.iter().filter(|back| back.top == there.top);
+        same.any(|back| {
+            let face_a = face(net, v4, there.up.iter().chain(&back.down));
+            let face_b = face(net, v4, back.up.iter().chain(&there.down));
+            punches(face_a, face_b, Knows::Both)
+        })
+    };
+    one_sided(&there) || one_sided(&back) || there.iter().any(both)
+}
+
+/// The ways of a host to the addresses that another signals: its own, and the one that STUN saw.
+fn ways(net: &Net, from: HostId, to: HostId, v4: bool) -> Vec<Way> {
+    if address(net, from, v4).is_none() {
+        return Vec::new();
     }
-    let reflexive = |host| reflexive(net, host, v4);
-    let (Some(seen_a), Some(seen_b)) = (reflexive(a), reflexive(b)) else {
-        return false;
-    };
-    let (Some(there), Some(back)) = (way(net, a, b, seen_b), way(net, b, a, seen_a)) else {
-        return false;
-    };
-    let face_a = face(net, v4, there.up.iter().chain(&back.down));
-    let face_b = face(net, v4, back.up.iter().chain(&there.down));
-    punches(face_a, face_b)
+    let signalled: BTreeSet<IpAddr> = [address(net, to, v4), reflexive(net, to, v4)]
+        .into_iter()
+        .flatten()
+        .collect();
+    let ways = signalled.into_iter().filter_map(|ip| way(net, from, to, ip));
+    ways.collect()
 }
 
 /// The gateways that a datagram passes on its way up, and those on its way down.
 struct Way {
     up: Vec<RealmId>,
     down: Vec<RealmId>,
+    /// Where it turns.
+    top: Top,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Top {
+    Realm(RealmId),
+    Hairpin(RealmId),
 }
 
 /// The way of a datagram to an address of another host, as far as addresses alone decide it. `None`: it ends at a
@@ -86,10 +106,10 @@ fn way(net: &Net, from: HostId, to: HostId, address: IpAddr) -> Option<Way> {
     loop {
         match net.holder(realm, address) {
             Some(Holder::Host(host)) => {
-                let down = Vec::new();
-                return (host == to).then_some(Way { up, down });
+                let (down, top) = (Vec::new(), Top::Realm(realm));
+                return (host == to).then_some(Way { up, down, top });
             }
-            Some(Holder::Gateway(gateway)) => return descend(net, gateway, to, up),
+            Some(Holder::Gateway(gateway)) => return descend(net, gateway, to, up, Top::Realm(realm)),
             None => {}
         }
         let (parent, gateway) = net.parent(realm)?;
@@ -99,19 +119,19 @@ fn way(net: &Net, from: HostId, to: HostId, address: IpAddr) -> Option<Way> {
         up.push(realm);
         if net.outer(realm) == Some(address) {
             let hairpin = matches!(gateway.v4, Family::Nat(rules) if rules.hairpin);
-            return hairpin.then(|| descend(net, realm, to, up))?;
+            return hairpin.then(|| descend(net, realm, to, up, Top::Hairpin(realm)))?;
         }
         realm = parent;
     }
 }
 
 /// Down through a gateway and all below it to a host.
-fn descend(net: &Net, gateway: RealmId, to: HostId, up: Vec<RealmId>) -> Option<Way> {
+fn descend(net: &Net, gateway: RealmId, to: HostId, up: Vec<RealmId>, top: Top) -> Option<Way> {
     let above = net.realms_above(net.realm(to));
     let end = above.iter().position(|realm| *realm == gateway)?;
     let down = above[..=end].to_vec();
     let passes = down.iter().all(|realm| passes_udp(net, *realm));
-    passes.then_some(Way { up, down })
+    passes.then_some(Way { up, down, top })
 }
 
 fn passes_udp(net: &Net, realm: RealmId) -> bool {
@@ -133,12 +153,12 @@ fn reflexive(net: &Net, host: HostId, v4: bool) -> Option<IpAddr> {
 }
 
 /// Gateways in a row map and filter as the strictest of them.
-fn face<'a>(net: &Net, v4: bool, gateways: impl Iterator<Item = &'a RealmId>) -> Face {
+fn face<'a>(net: &Net, v4: bool, gateways: impl IntoIterator<Item = &'a RealmId>) -> Face {
     let mut face = Face {
         mapping: Dependence::Independent,
         filtering: Dependence::Independent,
     };
-    for (_, gateway) in gateways.filter_map(|realm| net.parent(*realm)) {
+    for (_, gateway) in gateways.into_iter().filter_map(|realm| net.parent(*realm)) {
         match family(gateway, v4) {
             Family::Absent | Family::Open => {}
             Family::Firewall(filtering) => face.filtering = face.filtering.max(filtering),
@@ -173,18 +193,28 @@ enum Who {
 /// After so many rounds of checks nothing new can be learnt that helps.
 const ROUNDS: usize = 4;
 
+/// Whose address can be sent to before anything came from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Knows {
+    Both,
+    /// Only `a` has an address of `b` to send to.
+    OnlyA,
+}
+
 /// Both sides send to every address of the other that they know: the one STUN saw, then every one that a check came
 /// from. True once a check arrives and its answer comes from where the check went.
-fn punches(a: Face, b: Face) -> bool {
+fn punches(a: Face, b: Face, knows: Knows) -> bool {
     let mut game = Game {
         faces: [a, b],
         ports: Vec::new(),
         known: [Vec::new(), Vec::new()],
         sent: [Vec::new(), Vec::new()],
     };
-    for side in [Who::A, Who::B] {
-        let seen = game.port(side, None);
-        game.known[other(side) as usize].push(seen);
+    let seen_b = game.port(Who::B, None);
+    game.known[Who::A as usize].push(seen_b);
+    if knows == Knows::Both {
+        let seen_a = game.port(Who::A, None);
+        game.known[Who::B as usize].push(seen_a);
     }
     (0..ROUNDS).any(|_| game.round())
 }
@@ -215,12 +245,14 @@ impl Game {
     /// A check of one side; true if it is answered.
     fn check(&mut self, side: Who, from: Port, to: Port) -> bool {
         let peer = other(side);
-        let opened = |(source, target): &(Port, Port)| match self.faces[peer as usize].filtering {
+        let mut sent = self.sent[peer as usize].iter();
+        let admitted = match self.faces[peer as usize].filtering {
+            // Talking to the STUN server opened it for everybody.
             Dependence::Independent => true,
-            Dependence::Address => *source == to,
-            Dependence::AddressAndPort => *source == to && *target == from,
+            Dependence::Address => sent.any(|(source, _)| *source == to),
+            Dependence::AddressAndPort => sent.any(|(source, target)| *source == to && *target == from),
         };
-        if !self.sent[peer as usize].iter().any(opened) {
+        if !admitted {
             return false;
         }
         if !self.known[peer as usize].contains(&from) {

@@ -95,3 +95,22 @@ fn equal_private_addresses_do_not_meet() {
     assert_eq!(net.addresses(one), net.addresses(two));
     assert_eq!(verdict(&net, one, two, Some(Servers::TURN)), Verdict::Relay);
 }
+
+/// A host of a carrier's realm is reached from a home beside it without the carrier's hairpin, if its firewall lets
+/// strangers in, and not if it must have sent something first: it has no address of the other to send to.
+#[test]
+fn a_firewalled_neighbour_is_reached_only_through_an_open_wall() {
+    for (filtering, expected) in [
+        (Dependence::Independent, Verdict::Direct),
+        (Dependence::Address, Verdict::Relay),
+    ] {
+        let mut net = Net::new(Seed(0));
+        let carrier = net.add_realm(PUBLIC, Gateway { prefix: [100, 64, 7], ..Gateway::nat(Nat::PORT_RESTRICTED) });
+        let wall = Family::Firewall(filtering);
+        let walled = net.add_realm(carrier, Gateway { v4: wall, ..Gateway::firewall() });
+        let home = net.add_realm(carrier, Gateway::nat(Nat::SYMMETRIC));
+        let one = net.add_host(walled, true, false, Wire::PERFECT);
+        let two = net.add_host(home, true, false, Wire::PERFECT);
+        assert_eq!(verdict(&net, one, two, Some(Servers::TURN)), expected);
+    }
+}

@@ -1,0 +1,384 @@
+//! One node of a world: the shipping engine and fast path, around them what a machine and a small controller do.
+//!
+//! Promises: frames and datagrams go through the same functions in the same order as in the shipping threads; the
+//! controller knows only what the link API tells it.
+//! Refuses to know: the network around it, other members' secrets.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use api::link::{Event, LinkCall, NetworkConfig, NicKind, PathState, PeerConfig, ServersConfig, State, default_mtu};
+use api::rpc::Empty;
+use api::{Blob, Cidr, NetworkId, NodeId};
+use tincan::fast::{self, FastPath, HEADROOM, Inbound, Lanes, Outbound, Snapshot, TAILROOM};
+use tincan::keys::{DeviceSecret, NodeKey};
+use tincan::gather::IfAddr;
+use tincan::node::{CallId, NicEffect, Node, NodeConfig, Output};
+use rustls::RootCertStore;
+use rustls::time_provider::TimeProvider;
+use rustls_pki_types::UnixTime;
+use tincan::turn::{StreamId, StreamInput, StreamOutput, TlsTrust};
+
+/// Something that a member wants done outside.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send a datagram.
+    Datagram {
+        /// From which own address, if it matters.
+        source: Option<IpAddr>,
+        /// To where.
+        remote: SocketAddr,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// Do something with a TCP stream.
+    Stream(StreamId, StreamOutput),
+    /// Carry a blob.
+    Signal {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        blob: Vec<u8>,
+    },
+    /// A frame came out of the NIC.
+    Frame(Vec<u8>),
+    /// For the trace.
+    Note(&'static str),
+}
+
+/// What is fixed about a member.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its place in the world.
+    pub index: usize,
+    /// Device secret, 32 bytes.
+    pub device: [u8; 32],
+    /// Its id in the world's network.
+    pub id: NodeId,
+    /// Its inner addresses, IPv4 and IPv6.
+    pub inner: [IpAddr; 2],
+}
+
+impl Identity {
+    /// The member at a place.
+    pub fn new(index: usize, device: [u8; 32], network: NetworkId) -> Self {
+        let last = index as u8 + 1;
+        Identity {
+            index,
+            device,
+            id: NodeKey::derive(&DeviceSecret::from_bytes(device), network).id(),
+            inner: [
+                IpAddr::from([10, 77, 0, last]),
+                IpAddr::from([0xfd77, 0, 0, 0, 0, 0, 0, u16::from(last)]),
+            ],
+        }
+    }
+}
+
+/// How long the controller waits before it opens a lost link again.
+const REOPEN_AFTER: Duration = Duration::from_millis(500);
+/// The UDP port of every member, as if it had been configured.
+pub const PORT: u16 = 41_077;
+/// More outputs of one input than this are a loop.
+const OUTPUTS_OF_ONE_INPUT: usize = 5000;
+
+/// The wall clock of a world, which nothing but certificates asks.
+#[derive(Debug)]
+struct Noon;
+
+impl TimeProvider for Noon {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(1_800_000_000)))
+    }
+}
+
+/// A node at work.
+pub struct Member {
+    identity: Identity,
+    network: NetworkId,
+    node: Node,
+    snapshot: Arc<Snapshot>,
+    lanes: Lanes,
+    effects: VecDeque<Effect>,
+    next_call: u64,
+    replies: BTreeMap<CallId, Result<serde_json::Value, api::rpc::ApiError>>,
+    peers: BTreeMap<NodeId, Option<PathState>>,
+    wanted: BTreeMap<NodeId, Option<Instant>>,
+    /// Links that came up and went down, and paths that changed.
+    pub ups: u64,
+    /// Links that went down.
+    pub downs: u64,
+    /// Paths that changed.
+    pub moves: u64,
+    due: Option<Instant>,
+    idle_rounds: u32,
+}
+
+impl Member {
+    /// Starts it with a network, before any server or peer is known.
+    pub fn start(identity: Identity, network: NetworkId, seed: [u8; 32], instance: u64, now: Instant) -> Self {
+        let config = NodeConfig {
+            device: DeviceSecret::from_bytes(identity.device),
+            roots: Vec::new(),
+            seed,
+            instance,
+            aes: true,
+            allow_loopback: false,
+            trust: TlsTrust {
+                roots: Arc::new(RootCertStore::empty()),
+                clock: Arc::new(Noon),
+            },
+        };
+        let mut member = Member {
+            node: Node::new(config, now),
+            identity,
+            network,
+            snapshot: Arc::new(Snapshot::default()),
+            lanes: Lanes::new(1).expect("lane 1 exists"),
+            effects: VecDeque::new(),
+            next_call: 0,
+            replies: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            ups: 0,
+            downs: 0,
+            moves: 0,
+            due: None,
+            idle_rounds: 0,
+        };
+        let [v4, v6] = member.identity.inner;
+        let cidr = |address, prefix| Cidr { address, prefix };
+        member.call(
+            now,
+            LinkCall::CreateNetwork(NetworkConfig {
+                network,
+                kind: NicKind::Ip,
+                nic: None,
+                mtu: default_mtu(),
+                addresses: vec![cidr(v4, 24), cidr(v6, 64)],
+            }),
+        );
+        member
+    }
+
+    /// Who it is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Tells it its addresses, as a start or a change of network does.
+    pub fn set_addresses(&mut self, now: Instant, addresses: &[IpAddr]) {
+        let hosts = addresses.iter().map(|ip| IfAddr {
+            ip: *ip,
+            default_route: true,
+            deprecated: false,
+        });
+        self.node.handle_addresses(now, PORT, &hosts.collect::<Vec<_>>());
+        self.settle(now);
+    }
+
+    /// Tells it its servers.
+    pub fn set_servers(&mut self, now: Instant, servers: ServersConfig) {
+        let network = Some(self.network);
+        self.call(now, LinkCall::SetServers(ServersConfig { network, ..servers }));
+    }
+
+    /// Tells it of a peer.
+    pub fn set_peer(&mut self, now: Instant, peer: &Identity, addresses: Vec<IpAddr>) {
+        self.peers.entry(peer.id).or_default();
+        self.call(
+            now,
+            LinkCall::SetPeer(PeerConfig {
+                network: self.network,
+                node: peer.id,
+                addresses,
+                name: None,
+            }),
+        );
+    }
+
+    /// Wants a link to a peer from now on.
+    pub fn open(&mut self, now: Instant, peer: NodeId) {
+        self.wanted.insert(peer, None);
+        self.open_again(now, peer);
+    }
+
+    /// A blob came over the rendezvous; what is wrong with it is not the controller's affair.
+    pub fn deliver(&mut self, now: Instant, blob: Vec<u8>) {
+        let network = self.network;
+        let blob = Blob(blob);
+        self.call(now, LinkCall::Deliver(api::link::Delivery { network, blob }));
+    }
+
+    /// A datagram reached the socket.
+    pub fn handle_datagram(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, mut bytes: Vec<u8>) {
+        let tell = match fast::inbound(&self.snapshot, remote, &mut bytes) {
+            Inbound::Frame { range, tell, .. } => {
+                self.effects.push_back(Effect::Frame(bytes[range].to_vec()));
+                tell
+            }
+            Inbound::ToEngine => {
+                self.node.handle_udp(now, local, remote, &mut bytes);
+                None
+            }
+            Inbound::Dropped(_, tell) => tell,
+        };
+        if let Some(tell) = tell {
+            self.node.handle_opened(now, tell);
+        }
+        self.settle(now);
+    }
+
+    /// An application sends a frame into the NIC.
+    pub fn send_frame(&mut self, now: Instant, frame: &[u8]) {
+        let mut buffer = vec![0; HEADROOM + frame.len() + TAILROOM];
+        buffer[HEADROOM..HEADROOM + frame.len()].copy_from_slice(frame);
+        match fast::outbound(&self.snapshot, &mut self.lanes, self.network, &mut buffer) {
+            Outbound::Sealed { range, path, slot, wake } => {
+                let to = match path {
+                    FastPath::Direct { source, remote } => Some((source, remote)),
+                    FastPath::Channel { server, .. } => Some((None, server)),
+                    FastPath::Engine => None,
+                };
+                if let Some((source, remote)) = to {
+                    let bytes = buffer[range].to_vec();
+                    self.effects.push_back(Effect::Datagram { source, remote, bytes });
+                }
+                if wake {
+                    self.node.handle_wake(now, slot);
+                }
+            }
+            Outbound::ToEngine => self.node.handle_frame(now, self.network, &mut frame.to_vec()),
+            Outbound::Dropped(_) => {}
+        }
+        self.settle(now);
+    }
+
+    /// A TCP stream has news.
+    pub fn handle_stream(&mut self, now: Instant, stream: StreamId, input: StreamInput<'_>) {
+        self.node.handle_stream(now, stream, input);
+        self.settle(now);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let due = |at: &Option<Instant>| at.is_some_and(|at| at <= now);
+        let again: Vec<NodeId> = self.wanted.iter().filter(|(_, at)| due(at)).map(|(id, _)| *id).collect();
+        for peer in again {
+            self.wanted.insert(peer, None);
+            self.open_again(now, peer);
+        }
+        self.node.handle_timeout(now);
+        self.settle(now);
+        let stuck = self.due.is_some_and(|due| due <= now);
+        self.idle_rounds = if stuck { self.idle_rounds + 1 } else { 0 };
+        assert!(self.idle_rounds < 100, "node {} is due again and again at one time", self.identity.index);
+    }
+
+    /// When to call [`Member::handle_timeout`] next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// The path to a peer, as events told it.
+    pub fn path(&self, peer: NodeId) -> Option<&PathState> {
+        self.peers.get(&peer)?.as_ref()
+    }
+
+    /// Everything, as `state.get` tells it.
+    pub fn state(&mut self, now: Instant) -> State {
+        let id = self.call(now, LinkCall::State(Empty {}));
+        let reply = self.replies.remove(&id).expect("state.get answers at once");
+        serde_json::from_value(reply.expect("state.get never fails")).expect("a state")
+    }
+
+    fn open_again(&mut self, now: Instant, node: NodeId) {
+        let network = self.network;
+        self.call(now, LinkCall::OpenLink(api::link::NodeRef { network, node }));
+    }
+
+    fn call(&mut self, now: Instant, call: LinkCall) -> CallId {
+        self.next_call += 1;
+        let id = CallId(self.next_call);
+        self.node.handle_call(now, id, call);
+        self.settle(now);
+        id
+    }
+
+    /// Takes everything that the engine puts out.
+    fn settle(&mut self, now: Instant) {
+        let mut outputs = 0;
+        while let Some(output) = self.node.poll_output() {
+            outputs += 1;
+            assert!(outputs < OUTPUTS_OF_ONE_INPUT, "node {} does not stop talking", self.identity.index);
+            self.take(now, output);
+        }
+        let reopen = self.wanted.values().flatten().min().copied();
+        self.due = self.node.poll_timeout().into_iter().chain(reopen).min();
+    }
+
+    fn take(&mut self, now: Instant, output: Output) {
+        match output {
+            Output::Udp { source, remote, bytes } => {
+                self.effects.push_back(Effect::Datagram { source, remote, bytes });
+            }
+            Output::Frame { bytes, .. } => self.effects.push_back(Effect::Frame(bytes)),
+            Output::Stream(id, output) => self.effects.push_back(Effect::Stream(id, output)),
+            Output::Reply(id, result) => {
+                // Only what is asked for is kept: the rest says "done".
+                self.replies.clear();
+                self.replies.insert(id, result);
+            }
+            Output::Event(event) => self.learn(now, event),
+            Output::Nic(NicEffect::Set(config)) => {
+                let made = Ok(format!("ipop{}", self.identity.index));
+                self.node.handle_nic(now, config.network, made);
+            }
+            Output::Snapshot(snapshot) => self.snapshot = snapshot,
+            Output::Nic(NicEffect::Remove(_)) | Output::Names(_) | Output::Root(_) => {}
+        }
+    }
+
+    fn learn(&mut self, now: Instant, event: Event) {
+        let note = match event {
+            Event::SignalOut { to, blob, .. } => {
+                self.effects.push_back(Effect::Signal { to, blob: blob.0 });
+                return;
+            }
+            Event::LinkUp { node, path, .. } => {
+                self.ups += 1;
+                self.peers.insert(node, Some(path));
+                "link up"
+            }
+            Event::PathChanged { node, path, .. } => {
+                self.moves += 1;
+                self.peers.insert(node, path);
+                "path changed"
+            }
+            Event::LinkDown { node, .. } => {
+                self.downs += 1;
+                self.peers.insert(node, None);
+                if let Some(again) = self.wanted.get_mut(&node) {
+                    *again = Some(now + REOPEN_AFTER);
+                }
+                "link down"
+            }
+            Event::LinkWanted { node, .. } => {
+                self.wanted.insert(node, Some(now));
+                "link wanted"
+            }
+            Event::ServerFailed { .. } => "server failed",
+            Event::PeerMessage(_) => "peer message",
+            Event::AddressesChanged {} => "addresses changed",
+            Event::NicLost { .. } => "NIC lost",
+        };
+        self.effects.push_back(Effect::Note(note));
+    }
+}
