@@ -9,6 +9,7 @@
 //! nothing is sent in clear; a link that is not up within its time is over with a sentence.
 //! Refuses to know: other links, tables, sockets; whether the peer is allowed (the node asks that first).
 
+mod control;
 mod making;
 pub(crate) mod paths;
 mod up;
@@ -399,6 +400,11 @@ impl Link {
             if self.agent.add_remote(cx.now, *candidate).is_ok() {
                 self.out.push_back(LinkOutput::Permit(candidate.address));
             }
+            // Its checks may have come before this signal: then it looked like the peer itself.
+            let is_relayed = candidate.kind == crate::ice::CandidateKind::Relayed;
+            if is_relayed && self.paths.mark_relayed(cx.now, candidate.address) && self.is_up() {
+                self.out.push_back(LinkOutput::PathChanged);
+            }
         }
     }
 
@@ -485,7 +491,7 @@ impl Link {
         let lane = opened.lane;
         let payload = opened.payload.to_vec();
         self.handle_opened(cx, tell);
-        let is_search = lane == 0 && up::is_search(&payload);
+        let is_search = lane == 0 && control::is_search(&payload);
         let relayed = (cx.relayed)(ends.local);
         if self.paths.on_heard(cx.now, ends, relayed, is_search) {
             self.probe(cx, ends, paths::Purpose::Roam);
@@ -619,28 +625,6 @@ impl Link {
             .into_iter()
             .flatten()
             .min()
-    }
-
-    /// Why it is not up: what was tried.
-    fn failure(&self) -> String {
-        let seconds = SETUP_TIME.as_secs();
-        match &self.phase {
-            Phase::Offered(_) => {
-                format!("no answer to our offer within {seconds} s: the peer is away, or does not know us")
-            }
-            Phase::Securing(_) => format!("a path works, but no session came about within {seconds} s"),
-            _ => {
-                let list = |candidates: &[Candidate]| {
-                    let mut kinds: Vec<String> = candidates.iter().map(|c| format!("{:?}", c.kind)).collect();
-                    kinds.sort();
-                    kinds.dedup();
-                    format!("{} addresses ({})", candidates.len(), kinds.join(", "))
-                };
-                let ours = list(self.agent.local_candidates());
-                let theirs = list(self.agent.remote_candidates());
-                format!("no path to the peer within {seconds} s: tried {ours} of ours against {theirs} of its own")
-            }
-        }
     }
 
     // --- end ---

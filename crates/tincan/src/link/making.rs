@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use api::SessionId;
 
-use super::{Cx, Link, LinkConfig, LinkOutput, Phase};
+use super::{Cx, Link, LinkConfig, LinkOutput, Phase, SETUP_TIME};
 use crate::fast::Tell;
 use crate::handshake::{Handshake, HandshakeConfig, HandshakeEvent, PeerHello, SessionError, is_first_flight};
+use crate::ice::Candidate;
 use crate::record::{OpenKeys, ReceiverIndex};
 use crate::session::{Session, SessionKeys};
 
@@ -194,5 +195,27 @@ impl Link {
             }
         }
         self.scratch = scratch;
+    }
+
+    /// Why it is not up: what was tried.
+    pub(super) fn failure(&self) -> String {
+        let seconds = SETUP_TIME.as_secs();
+        match &self.phase {
+            Phase::Offered(_) => {
+                format!("no answer to our offer within {seconds} s: the peer is away, or does not know us")
+            }
+            Phase::Securing(_) => format!("a path works, but no session came about within {seconds} s"),
+            _ => {
+                let list = |candidates: &[Candidate]| {
+                    let mut kinds: Vec<String> = candidates.iter().map(|c| format!("{:?}", c.kind)).collect();
+                    kinds.sort();
+                    kinds.dedup();
+                    format!("{} addresses ({})", candidates.len(), kinds.join(", "))
+                };
+                let ours = list(self.agent.local_candidates());
+                let theirs = list(self.agent.remote_candidates());
+                format!("no path to the peer within {seconds} s: tried {ours} of ours against {theirs} of its own")
+            }
+        }
     }
 }

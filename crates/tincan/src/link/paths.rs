@@ -23,6 +23,10 @@ const REPEAT_SUSPECT: Duration = Duration::from_millis(300);
 const LOST_AFTER: Duration = Duration::from_millis(1500);
 /// Probes of a lost link are repeated after this.
 const REPEAT_LOST: Duration = Duration::from_secs(1);
+/// While a relay carries a link whose direct pair ICE still finds alive, the direct one is tried after this, then less
+/// and less often.
+const BETTER_FIRST: Duration = Duration::from_secs(1);
+const BETTER_LAST: Duration = Duration::from_secs(60);
 /// A lost link is down after this.
 const DEAD_AFTER: Duration = Duration::from_secs(30);
 /// Nothing was heard for this long on an idle link: NATs forget UDP mappings after 30 s (RFC 4787 REQ-5 is 2 min).
@@ -57,6 +61,8 @@ pub(crate) enum Purpose {
     Liveness,
     /// Whether the peer is where its record seemed to come from; then the path moves there.
     Roam,
+    /// Whether a direct path works again while a relay is used; then the path moves there.
+    Better,
     /// `link.ping`, by its number.
     Ping(u64),
 }
@@ -86,6 +92,8 @@ pub(crate) enum Step {
     ProbeCurrent,
     /// Probe every path.
     ProbeAll,
+    /// A relay is used: probe the direct pair, if ICE knows one that lives.
+    ProbeBetter,
     /// There is no path any more: start ICE again, probe every path.
     Lost,
     /// The link is dead.
@@ -115,6 +123,8 @@ pub(crate) struct Paths {
     probes: VecDeque<Probe>,
     /// The other end decides where both settle when each prefers another path.
     follows: bool,
+    /// When something better than the relay in use is looked for, and how long after that again.
+    better: Option<(Instant, Duration)>,
 }
 
 impl Paths {
@@ -128,6 +138,7 @@ impl Paths {
             heard: now,
             probes: VecDeque::new(),
             follows,
+            better: None,
         }
     }
 
@@ -181,6 +192,24 @@ impl Paths {
         });
     }
 
+    /// The peer said that this address of its is a relay's; true if the path in use turns out to be relayed.
+    pub(crate) fn mark_relayed(&mut self, now: Instant, remote: SocketAddr) -> bool {
+        let current = self.current;
+        let mut is_news = false;
+        for path in self
+            .list
+            .iter_mut()
+            .filter(|p| p.ends.remote == remote && !p.is_relayed)
+        {
+            path.is_relayed = true;
+            is_news |= current == Some(path.ends);
+        }
+        if is_news {
+            self.plan_better(now);
+        }
+        is_news
+    }
+
     /// Forgets every path from a local address that is gone; true if the one in use was among them.
     pub(crate) fn remove_local(&mut self, now: Instant, local: SocketAddr) -> bool {
         let was_current = self.current.is_some_and(|ends| ends.local == local);
@@ -199,12 +228,22 @@ impl Paths {
             path.is_proven = true;
         }
         self.current = Some(ends);
+        self.plan_better(now);
         if changed {
             self.health = Health::Good;
             self.unanswered = None;
             self.heard = self.heard.max(now);
         }
         changed
+    }
+
+    fn plan_better(&mut self, now: Instant) {
+        let is_relayed = self.last().is_some_and(|p| p.is_relayed);
+        self.better = match self.better {
+            _ if !is_relayed => None,
+            None => Some((now + BETTER_FIRST, BETTER_FIRST)),
+            planned => planned,
+        };
     }
 
     /// ICE agreed on a path; true if it is used from now on.
@@ -300,7 +339,12 @@ impl Paths {
             // ICE may have moved on since; any sealed answer will do.
             Health::Lost { .. } => true,
         };
-        let moved = if searching || (probe.purpose == Purpose::Roam && !is_current) {
+        let wants_it = match probe.purpose {
+            Purpose::Roam => !is_current,
+            Purpose::Better => !is_current && self.last().is_some_and(|p| p.is_relayed),
+            Purpose::Liveness | Purpose::Ping(_) => false,
+        };
+        let moved = if searching || wants_it {
             self.use_path(now, probe.ends)
         } else {
             false
@@ -323,7 +367,13 @@ impl Paths {
             return None;
         }
         match self.health {
-            Health::Good if self.unanswered.is_some() => self.doubt(now),
+            Health::Good if self.better.is_some_and(|(at, _)| now >= at) => {
+                let wait = self
+                    .better
+                    .map_or(BETTER_FIRST, |(_, wait)| (wait * 2).min(BETTER_LAST));
+                self.better = Some((now + wait, wait));
+                Some(Step::ProbeBetter)
+            }
             Health::Good => self.doubt(now),
             Health::Doubt { .. } => {
                 self.health = Health::Suspect {
@@ -360,7 +410,8 @@ impl Paths {
             Health::Good => {
                 let doubt = self.unanswered.map(|since| since + DOUBT_AFTER);
                 let keepalive = self.heard + KEEPALIVE;
-                doubt.map_or(keepalive, |at| at.min(keepalive))
+                let better = self.better.map(|(at, _)| at);
+                [doubt, better].into_iter().flatten().fold(keepalive, Instant::min)
             }
             Health::Doubt { since } => {
                 let rtt = self.last().and_then(|p| p.rtt).unwrap_or_default();
@@ -455,6 +506,34 @@ mod tests {
         paths.on_probe_sent(start, 9, ends(3), Purpose::Roam);
         assert!(paths.on_answer(start, 9).unwrap().moved);
         assert_eq!(paths.current(), Some(ends(3)));
+    }
+
+    #[test]
+    fn a_relay_in_use_gives_way_to_a_direct_path_that_answers() {
+        let start = Instant::now();
+        let mut paths = two_paths(start);
+        assert!(paths.use_path(start, ends(2)));
+        assert_eq!(
+            run(&mut paths, start, 4000),
+            [(1000, Step::ProbeBetter), (3000, Step::ProbeBetter)]
+        );
+        paths.on_probe_sent(start, 5, ends(1), Purpose::Better);
+        assert!(paths.on_answer(start, 5).unwrap().moved);
+        assert_eq!(paths.current(), Some(ends(1)));
+        assert!(
+            !run(&mut paths, start, 60_000)
+                .iter()
+                .any(|(_, step)| *step == Step::ProbeBetter)
+        );
+    }
+
+    #[test]
+    fn a_path_to_what_the_peer_names_a_relay_counts_as_relayed() {
+        let start = Instant::now();
+        let mut paths = two_paths(start);
+        assert!(!paths.mark_relayed(start, ends(2).remote), "known already");
+        assert!(paths.mark_relayed(start, ends(1).remote), "it is the one in use");
+        assert!(paths.last().unwrap().is_relayed);
     }
 
     #[test]

@@ -10,28 +10,17 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use api::SessionId;
-use rand::RngCore;
 
 use super::making::{Making, Progress};
-use super::paths::{Ends, Health, Purpose, Step};
+use super::paths::{Health, Step};
 use super::{Cx, Link, LinkConfig, LinkOutput, Phase, Resend};
-use crate::fast::{KIND_FRAME, LinkShared, Tell};
+use crate::fast::{LinkShared, Tell};
 use crate::forward::DropReason;
 use crate::handshake::{Handshake, HandshakeEvent, MessageError, next_session};
 use crate::ice::Pace;
-use crate::limits;
-use crate::record::{HEADER, OpenKeys, ReceiverIndex, TAG};
+use crate::record::{OpenKeys, ReceiverIndex};
 use crate::session::{GRACE, Role, Session};
 use crate::signal::{Body, Signal, Stamp};
-
-/// Lane 0: is somebody there? Sent on the path in use.
-const PROBE: u8 = 1;
-/// Lane 0: yes, with the probe's token.
-const ANSWER: u8 = 2;
-/// Lane 0: from now on this is the path in use.
-const MOVED: u8 = 3;
-/// Lane 0: a probe of a path that is not in use.
-const SEARCH: u8 = 4;
 
 /// Stream: from the controller.
 const FROM_CONTROLLER: u8 = 0;
@@ -50,11 +39,6 @@ const TICK: Duration = Duration::from_millis(250);
 const RESTS: u32 = 8;
 /// A fresh handshake that failed is tried again after this, and so is asking for one.
 const FRESH_AGAIN: Duration = Duration::from_secs(60);
-
-/// Whether a control record only looks for paths.
-pub(super) fn is_search(payload: &[u8]) -> bool {
-    matches!(payload.first(), Some(&SEARCH | &ANSWER))
-}
 
 /// The session and what belongs to it.
 pub(crate) struct Up {
@@ -364,122 +348,6 @@ impl Link {
         self.begin_fresh(cx);
     }
 
-    // --- control records ---
-
-    pub(super) fn handle_control(
-        &mut self,
-        cx: &mut Cx<'_>,
-        index: ReceiverIndex,
-        ends: Ends,
-        payload: &[u8],
-    ) -> Result<(), DropReason> {
-        let (&kind, body) = payload.split_first().ok_or(DropReason::BadControl)?;
-        if kind == KIND_FRAME {
-            let bytes = body.to_vec();
-            self.out.push_back(LinkOutput::Frame { index, bytes });
-            return Ok(());
-        }
-        if kind == MOVED {
-            return Ok(());
-        }
-        let token: [u8; 8] = body.try_into().map_err(|_| DropReason::BadControl)?;
-        match kind {
-            PROBE | SEARCH => self.send_control(cx, ends, ANSWER, &token),
-            ANSWER => self.on_answer(cx, u64::from_be_bytes(token)),
-            _ => return Err(DropReason::BadControl),
-        }
-        Ok(())
-    }
-
-    fn on_answer(&mut self, cx: &mut Cx<'_>, token: u64) {
-        let Some(answered) = self.paths.on_answer(cx.now, token) else {
-            return;
-        };
-        if answered.moved {
-            if answered.purpose == Purpose::Roam {
-                self.force_fresh(cx);
-            }
-            self.on_moved(cx);
-        }
-        if let Purpose::Ping(ping) = answered.purpose
-            && let Some(path) = self.path_state()
-        {
-            let rtt = answered.rtt;
-            self.out.push_back(LinkOutput::Pong { ping, rtt, path });
-        }
-    }
-
-    fn send_control(&mut self, cx: &mut Cx<'_>, ends: Ends, kind: u8, body: &[u8]) {
-        let Phase::Up(up) = &mut self.phase else {
-            return;
-        };
-        let mut bytes = vec![0; HEADER];
-        bytes.push(kind);
-        bytes.extend_from_slice(body);
-        bytes.resize(bytes.len() + TAG, 0);
-        if up.session.sealer().seal(cx.lane, &mut bytes).is_err() {
-            return self.shared.drops.count(DropReason::Exhausted);
-        }
-        self.out.push_back(LinkOutput::Datagram {
-            ends,
-            bytes,
-            is_stun: false,
-        });
-    }
-
-    pub(super) fn probe(&mut self, cx: &mut Cx<'_>, ends: Ends, purpose: Purpose) {
-        let token = cx.rng.next_u64();
-        let kind = if self.paths.current() == Some(ends) {
-            PROBE
-        } else {
-            SEARCH
-        };
-        self.paths.on_probe_sent(cx.now, token, ends, purpose);
-        self.send_control(cx, ends, kind, &token.to_be_bytes());
-    }
-
-    pub(super) fn probe_current(&mut self, cx: &mut Cx<'_>) {
-        if let Some(ends) = self.paths.current() {
-            self.probe(cx, ends, Purpose::Liveness);
-        }
-    }
-
-    /// Probes every path there may be: those known to work, and what ICE has not tried yet.
-    pub(super) fn probe_all(&mut self, cx: &mut Cx<'_>) {
-        for pair in self.agent.pairs().iter().take(limits::PATHS) {
-            let ends = Ends {
-                local: pair.local,
-                remote: pair.remote,
-            };
-            self.paths.add(ends, pair.is_relayed(), None);
-        }
-        let all: Vec<Ends> = self.paths.iter().map(|p| p.ends).collect();
-        for ends in all {
-            self.probe(cx, ends, Purpose::Liveness);
-        }
-    }
-
-    /// Sends an authenticated probe; the answer comes as `Pong`. `false`: there is no path.
-    pub(crate) fn ping(&mut self, cx: &mut Cx<'_>, ping: u64) -> bool {
-        let Some(ends) = self.paths.current().filter(|_| self.is_up()) else {
-            return false;
-        };
-        self.probe(cx, ends, Purpose::Ping(ping));
-        true
-    }
-
-    /// Another path is in use.
-    pub(super) fn on_moved(&mut self, cx: &mut Cx<'_>) {
-        self.restart = None;
-        self.frame_max = limits::FRAME;
-        if let Some(ends) = self.paths.current() {
-            self.send_control(cx, ends, MOVED, &[]);
-        }
-        self.out.push_back(LinkOutput::Changed);
-        self.out.push_back(LinkOutput::PathChanged);
-        self.transmit_carriers(cx);
-    }
-
     // --- time ---
 
     /// Traffic began, or somebody wants it watched: from now on the counters are looked at.
@@ -574,6 +442,7 @@ impl Link {
         };
         match step {
             Step::ProbeCurrent => self.probe_current(cx),
+            Step::ProbeBetter => self.probe_better(cx),
             Step::ProbeAll => {
                 if matches!(before, Health::Doubt { .. }) {
                     self.agent.probe(cx.now);

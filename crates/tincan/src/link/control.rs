@@ -1,0 +1,158 @@
+//! Control records of a link that is up (lane 0): probes, answers, and the news of a move.
+//!
+//! Promises: an answer goes back the way its probe came; a path that is not in use is probed in a way that moves nobody.
+//! Refuses to know: when to probe and what an answer changes (`paths`).
+
+use rand::RngCore;
+
+use super::paths::{Ends, Purpose};
+use super::{Cx, Link, LinkOutput, Phase};
+use crate::fast::KIND_FRAME;
+use crate::forward::DropReason;
+use crate::limits;
+use crate::record::{HEADER, ReceiverIndex, TAG};
+
+/// Lane 0: is somebody there? Sent on the path in use.
+const PROBE: u8 = 1;
+/// Lane 0: yes, with the probe's token.
+const ANSWER: u8 = 2;
+/// Lane 0: from now on this is the path in use.
+const MOVED: u8 = 3;
+/// Lane 0: a probe of a path that is not in use.
+const SEARCH: u8 = 4;
+
+/// Whether a control record only looks for paths.
+pub(super) fn is_search(payload: &[u8]) -> bool {
+    matches!(payload.first(), Some(&SEARCH | &ANSWER))
+}
+
+impl Link {
+    pub(super) fn handle_control(
+        &mut self,
+        cx: &mut Cx<'_>,
+        index: ReceiverIndex,
+        ends: Ends,
+        payload: &[u8],
+    ) -> Result<(), DropReason> {
+        let (&kind, body) = payload.split_first().ok_or(DropReason::BadControl)?;
+        if kind == KIND_FRAME {
+            let bytes = body.to_vec();
+            self.out.push_back(LinkOutput::Frame { index, bytes });
+            return Ok(());
+        }
+        if kind == MOVED {
+            return Ok(());
+        }
+        let token: [u8; 8] = body.try_into().map_err(|_| DropReason::BadControl)?;
+        match kind {
+            PROBE | SEARCH => self.send_control(cx, ends, ANSWER, &token),
+            ANSWER => self.on_answer(cx, u64::from_be_bytes(token)),
+            _ => return Err(DropReason::BadControl),
+        }
+        Ok(())
+    }
+
+    fn on_answer(&mut self, cx: &mut Cx<'_>, token: u64) {
+        let Some(answered) = self.paths.on_answer(cx.now, token) else {
+            return;
+        };
+        if answered.moved {
+            if answered.purpose == Purpose::Roam {
+                self.force_fresh(cx);
+            }
+            self.on_moved(cx);
+        }
+        if let Purpose::Ping(ping) = answered.purpose
+            && let Some(path) = self.path_state()
+        {
+            let rtt = answered.rtt;
+            self.out.push_back(LinkOutput::Pong { ping, rtt, path });
+        }
+    }
+
+    fn send_control(&mut self, cx: &mut Cx<'_>, ends: Ends, kind: u8, body: &[u8]) {
+        let Phase::Up(up) = &mut self.phase else {
+            return;
+        };
+        let mut bytes = vec![0; HEADER];
+        bytes.push(kind);
+        bytes.extend_from_slice(body);
+        bytes.resize(bytes.len() + TAG, 0);
+        if up.session().sealer().seal(cx.lane, &mut bytes).is_err() {
+            return self.shared.drops.count(DropReason::Exhausted);
+        }
+        self.out.push_back(LinkOutput::Datagram {
+            ends,
+            bytes,
+            is_stun: false,
+        });
+    }
+
+    pub(super) fn probe(&mut self, cx: &mut Cx<'_>, ends: Ends, purpose: Purpose) {
+        let token = cx.rng.next_u64();
+        let kind = if self.paths.current() == Some(ends) {
+            PROBE
+        } else {
+            SEARCH
+        };
+        self.paths.on_probe_sent(cx.now, token, ends, purpose);
+        self.send_control(cx, ends, kind, &token.to_be_bytes());
+    }
+
+    pub(super) fn probe_current(&mut self, cx: &mut Cx<'_>) {
+        if let Some(ends) = self.paths.current() {
+            self.probe(cx, ends, Purpose::Liveness);
+        }
+    }
+
+    /// Probes every path there may be: those known to work, and what ICE has not tried yet.
+    pub(super) fn probe_all(&mut self, cx: &mut Cx<'_>) {
+        for pair in self.agent.pairs().iter().take(limits::PATHS) {
+            let ends = Ends {
+                local: pair.local,
+                remote: pair.remote,
+            };
+            self.paths.add(ends, pair.is_relayed(), None);
+        }
+        let all: Vec<Ends> = self.paths.iter().map(|p| p.ends).collect();
+        for ends in all {
+            self.probe(cx, ends, Purpose::Liveness);
+        }
+    }
+
+    /// Probes the pair that ICE holds for the best, if that is direct while a relay is used.
+    pub(super) fn probe_better(&mut self, cx: &mut Cx<'_>) {
+        let Some(best) = self.agent.best().filter(|pair| !pair.is_relayed()) else {
+            return;
+        };
+        let ends = Ends {
+            local: best.local,
+            remote: best.remote,
+        };
+        if self.paths.current() != Some(ends) {
+            self.paths.add(ends, false, None);
+            self.probe(cx, ends, Purpose::Better);
+        }
+    }
+
+    /// Sends an authenticated probe; the answer comes as `Pong`. `false`: there is no path.
+    pub(crate) fn ping(&mut self, cx: &mut Cx<'_>, ping: u64) -> bool {
+        let Some(ends) = self.paths.current().filter(|_| self.is_up()) else {
+            return false;
+        };
+        self.probe(cx, ends, Purpose::Ping(ping));
+        true
+    }
+
+    /// Another path is in use.
+    pub(super) fn on_moved(&mut self, cx: &mut Cx<'_>) {
+        self.restart = None;
+        self.frame_max = limits::FRAME;
+        if let Some(ends) = self.paths.current() {
+            self.send_control(cx, ends, MOVED, &[]);
+        }
+        self.out.push_back(LinkOutput::Changed);
+        self.out.push_back(LinkOutput::PathChanged);
+        self.transmit_carriers(cx);
+    }
+}
