@@ -63,7 +63,13 @@ pub fn read(frame: &[u8]) -> Option<(IpAddr, IpAddr, Label)> {
         number: u32::from_be_bytes(*number),
     };
     let ip4 = |at: usize| frame.get(at..at + 4)?.try_into().ok().map(|b: [u8; 4]| IpAddr::from(b));
-    let ip6 = |at: usize| frame.get(at..at + 16)?.try_into().ok().map(|b: [u8; 16]| IpAddr::from(b));
+    let ip6 = |at: usize| {
+        frame
+            .get(at..at + 16)?
+            .try_into()
+            .ok()
+            .map(|b: [u8; 16]| IpAddr::from(b))
+    };
     match frame.first()? >> 4 {
         4 => Some((ip4(12)?, ip4(16)?, label)),
         6 => Some((ip6(8)?, ip6(24)?, label)),
@@ -96,11 +102,17 @@ impl StreamWatch {
 fn find(bytes: &[u8]) -> Option<usize> {
     let first = CANARY[0];
     let windows = bytes.windows(CANARY.len());
-    windows.enumerate().find(|(_, w)| w[0] == first && *w == CANARY).map(|(at, _)| at)
+    windows
+        .enumerate()
+        .find(|(_, w)| w[0] == first && *w == CANARY)
+        .map(|(at, _)| at)
 }
 
 fn checksum(head: &[u8]) -> u16 {
-    let sum: u32 = head.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let sum: u32 = head
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]))
+        .sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     !((folded & 0xffff) + (folded >> 16)) as u16
 }
@@ -111,7 +123,11 @@ mod tests {
 
     #[test]
     fn a_frame_says_what_was_written_into_it() {
-        let label = Label { from: 1, to: 2, number: 77 };
+        let label = Label {
+            from: 1,
+            to: 2,
+            number: 77,
+        };
         for (a, b) in [("10.7.0.1", "10.7.0.2"), ("fd07::1", "fd07::2")] {
             let (a, b): (IpAddr, IpAddr) = (a.parse().unwrap(), b.parse().unwrap());
             let frame = build(a, b, label, 1400);

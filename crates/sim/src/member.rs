@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use api::link::{Event, LinkCall, NetworkConfig, NicKind, PathState, PeerConfig, ServersConfig, State, default_mtu};
 use api::rpc::Empty;
 use api::{Blob, Cidr, NetworkId, NodeId};
-use tincan::fast::{self, FastPath, HEADROOM, Inbound, Lanes, Outbound, Snapshot, TAILROOM};
-use tincan::keys::{DeviceSecret, NodeKey};
-use tincan::gather::IfAddr;
-use tincan::node::{CallId, NicEffect, Node, NodeConfig, Output};
 use rustls::RootCertStore;
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::UnixTime;
+use tincan::fast::{self, FastPath, HEADROOM, Inbound, Lanes, Outbound, Snapshot, TAILROOM};
+use tincan::gather::IfAddr;
+use tincan::keys::{DeviceSecret, NodeKey};
+use tincan::node::{CallId, NicEffect, Node, NodeConfig, Output};
 use tincan::turn::{StreamId, StreamInput, StreamOutput, TlsTrust};
 
 /// Something that a member wants done outside.
@@ -175,7 +175,8 @@ impl Member {
             default_route: true,
             deprecated: false,
         });
-        self.node.handle_addresses(now, PORT, &hosts.collect::<Vec<_>>());
+        self.node
+            .handle_addresses(now, Some(PORT), Some(PORT), &hosts.collect::<Vec<_>>());
         self.settle(now);
     }
 
@@ -236,7 +237,12 @@ impl Member {
         let mut buffer = vec![0; HEADROOM + frame.len() + TAILROOM];
         buffer[HEADROOM..HEADROOM + frame.len()].copy_from_slice(frame);
         match fast::outbound(&self.snapshot, &mut self.lanes, self.network, &mut buffer) {
-            Outbound::Sealed { range, path, slot, wake } => {
+            Outbound::Sealed {
+                range,
+                path,
+                slot,
+                wake,
+            } => {
                 let to = match path {
                     FastPath::Direct { source, remote } => Some((source, remote)),
                     FastPath::Channel { server, .. } => Some((None, server)),
@@ -250,7 +256,7 @@ impl Member {
                     self.node.handle_wake(now, slot);
                 }
             }
-            Outbound::ToEngine => self.node.handle_frame(now, self.network, &mut frame.to_vec()),
+            Outbound::ToEngine => self.node.handle_frame(now, self.network, frame),
             Outbound::Dropped(_) => {}
         }
         self.settle(now);
@@ -265,7 +271,12 @@ impl Member {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         let due = |at: &Option<Instant>| at.is_some_and(|at| at <= now);
-        let again: Vec<NodeId> = self.wanted.iter().filter(|(_, at)| due(at)).map(|(id, _)| *id).collect();
+        let again: Vec<NodeId> = self
+            .wanted
+            .iter()
+            .filter(|(_, at)| due(at))
+            .map(|(id, _)| *id)
+            .collect();
         for peer in again {
             self.wanted.insert(peer, None);
             self.open_again(now, peer);
@@ -274,7 +285,11 @@ impl Member {
         self.settle(now);
         let stuck = self.due.is_some_and(|due| due <= now);
         self.idle_rounds = if stuck { self.idle_rounds + 1 } else { 0 };
-        assert!(self.idle_rounds < 100, "node {} is due again and again at one time", self.identity.index);
+        assert!(
+            self.idle_rounds < 100,
+            "node {} is due again and again at one time",
+            self.identity.index
+        );
     }
 
     /// When to call [`Member::handle_timeout`] next.
@@ -317,7 +332,11 @@ impl Member {
         let mut outputs = 0;
         while let Some(output) = self.node.poll_output() {
             outputs += 1;
-            assert!(outputs < OUTPUTS_OF_ONE_INPUT, "node {} does not stop talking", self.identity.index);
+            assert!(
+                outputs < OUTPUTS_OF_ONE_INPUT,
+                "node {} does not stop talking",
+                self.identity.index
+            );
             self.take(now, output);
         }
         let reopen = self.wanted.values().flatten().min().copied();

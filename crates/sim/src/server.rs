@@ -1,6 +1,7 @@
 //! The servers of a world: STUN with RFC 5780 on two addresses and two ports, TURN over UDP and TCP. Real messages.
 //!
-//! Promises: answers are what real servers answer; the TURN server is `turn-server-proto`.
+//! Promises: answers are what real servers answer; the TURN server is `turn-server-proto`, behind a framing for TCP
+//! that it lacks: version 0.7.3 neither sends nor takes the padding of channel data (RFC 8656 section 12.5).
 //! Refuses to know: TLS. TURN over TLS is TURN over TCP to everything that this crate models.
 
 use std::collections::BTreeMap;
@@ -43,13 +44,21 @@ pub const CHANGE_IP: u8 = 0x04;
 /// CHANGE-REQUEST: answer from the other port.
 pub const CHANGE_PORT: u8 = 0x02;
 
+/// A client's stream.
+struct Conn {
+    local: SocketAddr,
+    remote: SocketAddr,
+    /// The beginning of a message.
+    buffer: Vec<u8>,
+}
+
 /// A STUN server and a TURN server, both public and with both families.
 pub struct Servers {
     stun: HostId,
     turn: HostId,
     turns: Vec<TurnServer>,
     relayed: BTreeMap<SocketAddr, usize>,
-    conns: BTreeMap<ConnId, (SocketAddr, SocketAddr)>,
+    conns: BTreeMap<ConnId, Conn>,
     next_port: u16,
     due: Option<Instant>,
 }
@@ -173,21 +182,33 @@ impl Servers {
     }
 
     fn handle_stream(&mut self, net: &mut Net, conn: ConnId, event: StreamEvent) {
-        let (bytes, addresses) = match event {
+        match event {
             StreamEvent::Open { local, remote } => {
-                self.conns.insert(conn, (local, remote));
-                return;
+                let buffer = Vec::new();
+                self.conns.insert(conn, Conn { local, remote, buffer });
             }
-            StreamEvent::Data(bytes) => (bytes, self.conns.get(&conn).copied()),
+            StreamEvent::Data(bytes) => {
+                let Some(open) = self.conns.get_mut(&conn) else {
+                    return;
+                };
+                open.buffer.extend_from_slice(&bytes);
+                let (local, remote) = (open.local, open.remote);
+                for message in messages(&mut open.buffer) {
+                    self.receive_tcp(net, local, remote, message);
+                }
+            }
             // An empty read is how the TURN server learns that a stream ended.
-            StreamEvent::Closed => (Vec::new(), self.conns.remove(&conn)),
-        };
-        let Some((local, remote)) = addresses else {
-            return;
-        };
+            StreamEvent::Closed => {
+                if let Some(Conn { local, remote, .. }) = self.conns.remove(&conn) {
+                    self.receive_tcp(net, local, remote, Vec::new());
+                }
+            }
+        }
+    }
+
+    fn receive_tcp(&mut self, net: &mut Net, local: SocketAddr, remote: SocketAddr, bytes: Vec<u8>) {
         if let Some(index) = self.listener(TransportType::Tcp, local) {
-            let transmit = Transmit::new(bytes, TransportType::Tcp, remote, local);
-            self.receive(net, index, transmit);
+            self.receive(net, index, Transmit::new(bytes, TransportType::Tcp, remote, local));
         }
     }
 
@@ -273,7 +294,7 @@ impl Servers {
             };
             net.send(self.turn, datagram);
         } else if let Some(conn) = net.conn_at(from, to) {
-            net.write(conn, Side::Server, data);
+            net.write(conn, Side::Server, padded(data));
         }
     }
 
@@ -326,6 +347,35 @@ impl Servers {
         let port = if asked.port() == PORT { OTHER_PORT } else { PORT };
         SocketAddr::new(ip, port)
     }
+}
+
+/// Takes whole messages out of a stream, without padding.
+fn messages(buffer: &mut Vec<u8>) -> Vec<Vec<u8>> {
+    let mut whole = Vec::new();
+    while let [first, _, high, low, ..] = buffer[..] {
+        let body = usize::from(u16::from_be_bytes([high, low]));
+        let length = if is_channel(first) { 4 + body } else { 20 + body };
+        if buffer.len() < length.next_multiple_of(4) {
+            break;
+        }
+        let rest = buffer.split_off(length.next_multiple_of(4));
+        let mut message = std::mem::replace(buffer, rest);
+        message.truncate(length);
+        whole.push(message);
+    }
+    whole
+}
+
+fn padded(mut message: Vec<u8>) -> Vec<u8> {
+    if message.first().is_some_and(|first| is_channel(*first)) {
+        message.resize(message.len().next_multiple_of(4), 0);
+    }
+    message
+}
+
+/// RFC 8656 section 12: channel numbers begin with 0x40 to 0x4F, STUN messages with 0x00 to 0x3F.
+fn is_channel(first: u8) -> bool {
+    (0x40..=0x4F).contains(&first)
 }
 
 fn stun_answer(question: &Message<'_>, seen: SocketAddr, from: SocketAddr, other: SocketAddr) -> Vec<u8> {

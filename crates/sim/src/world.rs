@@ -5,6 +5,7 @@
 //! Refuses to know: what the nodes think; it sees datagrams, streams, blobs, frames and the link API.
 
 mod build;
+mod flow;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +23,7 @@ use tincan::turn::{StreamId, StreamInput, StreamOutput};
 
 use crate::Seed;
 use crate::clock::origin;
-use crate::frames::{self, Label, StreamWatch};
+use crate::frames::{self, StreamWatch};
 use crate::member::{Effect, Identity, Member, PORT};
 use crate::net::{Arrival, ConnId, Datagram, HostId, Net, Side, StreamEvent};
 use crate::oracle::{self, Verdict};
@@ -164,10 +165,16 @@ impl World {
                     let [one, two] = [a, b].map(|at| &self.nodes[at]);
                     let said = oracle::verdict(&self.net, one.host, two.host, turn);
                     let (there, back) = (self.path_of(a, b), self.path_of(b, a));
-                    format!("{}-{}: oracle {said:?}, there {there:?}, back {back:?}", one.name, two.name)
+                    format!(
+                        "{}-{}: oracle {said:?}, there {there:?}, back {back:?}",
+                        one.name, two.name
+                    )
                 })
                 .collect();
-            self.fail(&format!("paths differ from the oracle's after {limit:?}: {}", pairs.join("; ")));
+            self.fail(&format!(
+                "paths differ from the oracle's after {limit:?}: {}",
+                pairs.join("; ")
+            ));
         }
     }
 
@@ -175,51 +182,6 @@ impl World {
     pub fn settle(&mut self) -> &mut Self {
         self.settle_within(Duration::from_secs(30));
         self
-    }
-
-    /// Sends a frame from one node to another, IPv6 for odd numbers; its number.
-    pub fn send(&mut self, from: &str, to: &str, length: usize) -> u32 {
-        self.send_frame(self.index(from), self.index(to), length)
-    }
-
-    /// Whether a frame arrived.
-    pub fn has_arrived(&self, from: &str, to: &str, number: u32) -> bool {
-        let (from, to) = (self.index(from), self.index(to));
-        self.nodes[to].received.get(&from).is_some_and(|numbers| numbers.contains(&number))
-    }
-
-    /// How many frames of one node arrived at another.
-    pub fn arrived(&self, from: &str, to: &str) -> usize {
-        let (from, to) = (self.index(from), self.index(to));
-        self.nodes[to].received.get(&from).map_or(0, BTreeSet::len)
-    }
-
-    /// Sends frames both ways between every linked pair until one each has arrived; panics after `limit`.
-    pub fn expect_flow(&mut self, limit: Duration) {
-        let end = self.net.now() + limit;
-        let linked: Vec<_> = self.pairs().filter(|(a, b)| self.path_of(*a, *b) != Verdict::Impossible).collect();
-        let count = |world: &World, (from, to): (usize, usize)| {
-            world.nodes[to].received.get(&from).map_or(0, BTreeSet::len)
-        };
-        let ways: Vec<_> = linked.into_iter().flat_map(|(a, b)| [(a, b), (b, a)]).collect();
-        let before: Vec<_> = ways.iter().map(|way| count(self, *way)).collect();
-        loop {
-            let open = |world: &World| -> Vec<(usize, usize)> {
-                let both = ways.iter().zip(&before);
-                both.filter(|(way, before)| count(world, **way) == **before).map(|(way, _)| *way).collect()
-            };
-            let missing = open(self);
-            if missing.is_empty() {
-                return;
-            }
-            if self.net.now() >= end {
-                self.fail(&format!("no frame arrives: {missing:?}"));
-            }
-            for (from, to) in missing {
-                self.send_frame(from, to, 0);
-            }
-            self.run(Duration::from_millis(100));
-        }
     }
 
     /// Drops everything that goes straight between two nodes, or lets it pass again.
@@ -316,7 +278,12 @@ impl World {
         let gateways: Vec<_> = realms.iter().filter_map(|realm| self.net.parent(*realm)).collect();
         let gateways: Vec<String> = gateways
             .iter()
-            .map(|(_, g)| format!("[v4 {:?} v6 {:?} udp {} tcp {:?} {:?}]", g.v4, g.v6, g.udp, g.tcp, g.wire))
+            .map(|(_, g)| {
+                format!(
+                    "[v4 {:?} v6 {:?} udp {} tcp {:?} {:?}]",
+                    g.v4, g.v6, g.udp, g.tcp, g.wire
+                )
+            })
             .collect();
         format!("{:?} behind {}", self.net.addresses(host), gateways.join(" behind "))
     }
@@ -346,32 +313,17 @@ impl World {
         self.trace.add(Entry { at, who, what, size });
     }
 
-    fn send_frame(&mut self, from: usize, to: usize, length: usize) -> u32 {
-        let node = &mut self.nodes[from];
-        node.next_frame += 1;
-        let number = node.next_frame;
-        let family = (number % 2) as usize;
-        let source = node.identity.inner[family];
-        let target = self.nodes[to].identity.inner[family];
-        let label = Label {
-            from: from as u8,
-            to: to as u8,
-            number,
-        };
-        let frame = frames::build(source, target, label, length);
-        self.note(Some(from), "frame out", frame.len());
-        let now = self.net.now();
-        if let Some(member) = &mut self.nodes[from].member {
-            member.send_frame(now, &frame);
-        }
-        self.obey(from);
-        number
-    }
-
     /// The next thing that happens, if it does before `end`; else time is `end`.
     fn step(&mut self, end: Instant) -> bool {
-        let members = self.nodes.iter().filter_map(|node| node.member.as_ref()?.poll_timeout());
-        let others = [self.servers.poll_timeout(), self.rendezvous.poll_timeout(), self.net.poll_timeout()];
+        let members = self
+            .nodes
+            .iter()
+            .filter_map(|node| node.member.as_ref()?.poll_timeout());
+        let others = [
+            self.servers.poll_timeout(),
+            self.rendezvous.poll_timeout(),
+            self.net.poll_timeout(),
+        ];
         let next = members.chain(others.into_iter().flatten()).min();
         let next = next.filter(|next| *next <= end);
         if let Some(arrival) = self.net.advance(next.unwrap_or(end)) {
@@ -388,7 +340,11 @@ impl World {
         }
         for at in 0..self.nodes.len() {
             let node = &mut self.nodes[at];
-            if let Some(member) = node.member.as_mut().filter(|m| m.poll_timeout().is_some_and(|due| due <= now)) {
+            if let Some(member) = node
+                .member
+                .as_mut()
+                .filter(|m| m.poll_timeout().is_some_and(|due| due <= now))
+            {
                 member.handle_timeout(now);
                 self.note(Some(at), "timeout", 0);
                 self.obey(at);
@@ -485,7 +441,11 @@ impl World {
             self.fail(&format!("an inner frame of node {at} leaves unsealed to {remote}"));
         }
         let host = self.nodes[at].host;
-        let mut own = self.net.addresses(host).iter().filter(|ip| ip.is_ipv4() == remote.is_ipv4());
+        let mut own = self
+            .net
+            .addresses(host)
+            .iter()
+            .filter(|ip| ip.is_ipv4() == remote.is_ipv4());
         let ip = match source {
             Some(ip) => own.find(|own| **own == ip).copied(),
             None => own.next().copied(),
@@ -493,7 +453,14 @@ impl World {
         // No address of that family, or one that is gone: the kernel refuses.
         if let Some(ip) = ip {
             let source = SocketAddr::new(ip, PORT);
-            self.net.send(host, Datagram { source, target: remote, bytes });
+            self.net.send(
+                host,
+                Datagram {
+                    source,
+                    target: remote,
+                    bytes,
+                },
+            );
         }
     }
 
@@ -523,29 +490,6 @@ impl World {
                     self.net.close(conn, Side::Client);
                 }
             }
-        }
-    }
-
-    /// A frame came out of a NIC: it must be what its sender meant for this node, and come once.
-    fn take_frame(&mut self, at: usize, frame: &[u8]) {
-        self.note(Some(at), "frame in", frame.len());
-        let Some((source, target, label)) = frames::read(frame) else {
-            self.fail(&format!("node {at} is given a frame that nobody sent"));
-        };
-        let from = label.from as usize;
-        let owner = &self.nodes[from].identity;
-        if !owner.inner.contains(&source) {
-            self.fail(&format!("node {at} is given a frame from {source}, which is not of node {from}, its sender"));
-        }
-        if self.nodes[at].misled.contains(&from) && source == owner.inner[1] {
-            self.fail(&format!("node {at} is given a frame from {source}, which it was not told is of node {from}"));
-        }
-        if label.to as usize != at || !self.nodes[at].identity.inner.contains(&target) {
-            self.fail(&format!("node {at} is given a frame for node {}", label.to));
-        }
-        let numbers = self.nodes[at].received.entry(from).or_default();
-        if !numbers.insert(label.number) {
-            self.fail(&format!("node {at} is given frame {} of node {from} twice", label.number));
         }
     }
 }

@@ -105,9 +105,21 @@ fn a_firewalled_neighbour_is_reached_only_through_an_open_wall() {
         (Dependence::Address, Verdict::Relay),
     ] {
         let mut net = Net::new(Seed(0));
-        let carrier = net.add_realm(PUBLIC, Gateway { prefix: [100, 64, 7], ..Gateway::nat(Nat::PORT_RESTRICTED) });
+        let carrier = net.add_realm(
+            PUBLIC,
+            Gateway {
+                prefix: [100, 64, 7],
+                ..Gateway::nat(Nat::PORT_RESTRICTED)
+            },
+        );
         let wall = Family::Firewall(filtering);
-        let walled = net.add_realm(carrier, Gateway { v4: wall, ..Gateway::firewall() });
+        let walled = net.add_realm(
+            carrier,
+            Gateway {
+                v4: wall,
+                ..Gateway::firewall()
+            },
+        );
         let home = net.add_realm(carrier, Gateway::nat(Nat::SYMMETRIC));
         let one = net.add_host(walled, true, false, Wire::PERFECT);
         let two = net.add_host(home, true, false, Wire::PERFECT);

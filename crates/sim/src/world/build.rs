@@ -376,6 +376,7 @@ fn random_wire(rng: &mut ChaCha12Rng) -> Wire {
 }
 
 /// Seeds of a test: numbered from one place, so that tests do not repeat each other's.
-pub fn seeds(first: u64, count: u64) -> impl Iterator<Item = Seed> {
+#[cfg(test)]
+pub(super) fn seeds(first: u64, count: u64) -> impl Iterator<Item = Seed> {
     (first..first + count).map(Seed)
 }

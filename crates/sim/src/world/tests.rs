@@ -1,5 +1,5 @@
-use super::*;
 use super::build::seeds;
+use super::*;
 
 #[test]
 fn replay() {
@@ -15,12 +15,9 @@ fn replay() {
 }
 
 #[test]
-fn grand() {
-    let count = std::env::var("IPOP_SEEDS").ok().map_or(300, |n| n.parse().unwrap());
-    let mut bad = vec![];
+fn engines_choose_the_path_that_the_oracle_names() {
+    let count = std::env::var("IPOP_SEEDS").map_or(300, |n| n.parse().expect("IPOP_SEEDS is a number"));
     for seed in seeds(0, count) {
-        let r = std::panic::catch_unwind(|| { World::random(seed).start().settle(); });
-        if r.is_err() { bad.push(seed.0); }
+        World::random(seed).start().settle();
     }
-    panic!("{} {bad:?}", bad.len());
 }

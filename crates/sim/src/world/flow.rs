@@ -1,0 +1,117 @@
+//! Inner frames of a world: sent by tests, judged where they come out.
+//!
+//! Promises: a frame comes out once, where it was sent to, with a source of its sender; else the run ends there.
+//! Refuses to know: which way it went.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::World;
+use crate::frames::{self, Label};
+use crate::oracle::Verdict;
+
+impl World {
+    /// Sends a frame from one node to another, IPv6 for odd numbers; its number.
+    pub fn send(&mut self, from: &str, to: &str, length: usize) -> u32 {
+        self.send_frame(self.index(from), self.index(to), length)
+    }
+
+    /// Whether a frame arrived.
+    pub fn has_arrived(&self, from: &str, to: &str, number: u32) -> bool {
+        let (from, to) = (self.index(from), self.index(to));
+        self.nodes[to]
+            .received
+            .get(&from)
+            .is_some_and(|numbers| numbers.contains(&number))
+    }
+
+    /// How many frames of one node arrived at another.
+    pub fn arrived(&self, from: &str, to: &str) -> usize {
+        let (from, to) = (self.index(from), self.index(to));
+        self.nodes[to].received.get(&from).map_or(0, BTreeSet::len)
+    }
+
+    /// Sends frames both ways between every linked pair until one each has arrived; panics after `limit`.
+    pub fn expect_flow(&mut self, limit: Duration) {
+        let end = self.net.now() + limit;
+        let linked: Vec<_> = self
+            .pairs()
+            .filter(|(a, b)| self.path_of(*a, *b) != Verdict::Impossible)
+            .collect();
+        let count =
+            |world: &World, (from, to): (usize, usize)| world.nodes[to].received.get(&from).map_or(0, BTreeSet::len);
+        let ways: Vec<_> = linked.into_iter().flat_map(|(a, b)| [(a, b), (b, a)]).collect();
+        let before: Vec<_> = ways.iter().map(|way| count(self, *way)).collect();
+        loop {
+            let open = |world: &World| -> Vec<(usize, usize)> {
+                let both = ways.iter().zip(&before);
+                both.filter(|(way, before)| count(world, **way) == **before)
+                    .map(|(way, _)| *way)
+                    .collect()
+            };
+            let missing = open(self);
+            if missing.is_empty() {
+                return;
+            }
+            if self.net.now() >= end {
+                self.fail(&format!("no frame arrives: {missing:?}"));
+            }
+            for (from, to) in missing {
+                self.send_frame(from, to, 0);
+            }
+            self.run(Duration::from_millis(100));
+        }
+    }
+
+    fn send_frame(&mut self, from: usize, to: usize, length: usize) -> u32 {
+        let node = &mut self.nodes[from];
+        node.next_frame += 1;
+        let number = node.next_frame;
+        let family = (number % 2) as usize;
+        let source = node.identity.inner[family];
+        let target = self.nodes[to].identity.inner[family];
+        let label = Label {
+            from: from as u8,
+            to: to as u8,
+            number,
+        };
+        let frame = frames::build(source, target, label, length);
+        self.note(Some(from), "frame out", frame.len());
+        let now = self.net.now();
+        if let Some(member) = &mut self.nodes[from].member {
+            member.send_frame(now, &frame);
+        }
+        self.obey(from);
+        number
+    }
+
+    /// A frame came out of a NIC: it must be what its sender meant for this node, and come once.
+    pub(super) fn take_frame(&mut self, at: usize, frame: &[u8]) {
+        self.note(Some(at), "frame in", frame.len());
+        let Some((source, target, label)) = frames::read(frame) else {
+            self.fail(&format!("node {at} is given a frame that nobody sent"));
+        };
+        let from = label.from as usize;
+        let owner = &self.nodes[from].identity;
+        if !owner.inner.contains(&source) {
+            self.fail(&format!(
+                "node {at} is given a frame from {source}, which is not of node {from}, its sender"
+            ));
+        }
+        if self.nodes[at].misled.contains(&from) && source == owner.inner[1] {
+            self.fail(&format!(
+                "node {at} is given a frame from {source}, which it was not told is of node {from}"
+            ));
+        }
+        if label.to as usize != at || !self.nodes[at].identity.inner.contains(&target) {
+            self.fail(&format!("node {at} is given a frame for node {}", label.to));
+        }
+        let numbers = self.nodes[at].received.entry(from).or_default();
+        if !numbers.insert(label.number) {
+            self.fail(&format!(
+                "node {at} is given frame {} of node {from} twice",
+                label.number
+            ));
+        }
+    }
+}
