@@ -493,8 +493,8 @@ impl Link {
         self.handle_opened(cx, tell);
         let is_search = lane == 0 && control::is_search(&payload);
         let relayed = (cx.relayed)(ends.local);
-        if self.paths.on_heard(cx.now, ends, relayed, is_search) {
-            self.probe(cx, ends, paths::Purpose::Roam);
+        if let Some(purpose) = self.paths.on_heard(cx.now, ends, relayed, is_search) {
+            self.probe(cx, ends, purpose);
         }
         if lane == 0 {
             self.handle_control(cx, index, ends, &payload)?;

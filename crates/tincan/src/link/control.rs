@@ -9,6 +9,7 @@ use super::paths::{Ends, Purpose};
 use super::{Cx, Link, LinkOutput, Phase};
 use crate::fast::KIND_FRAME;
 use crate::forward::DropReason;
+use crate::ice::{Pair, PairState};
 use crate::limits;
 use crate::record::{HEADER, ReceiverIndex, TAG};
 
@@ -120,14 +121,16 @@ impl Link {
         }
     }
 
-    /// Probes the pair that ICE holds for the best, if that is direct while a relay is used.
+    /// Probes a direct pair that ICE found to work, its choice first: the nomination may not have reached us.
     pub(super) fn probe_better(&mut self, cx: &mut Cx<'_>) {
-        let Some(best) = self.agent.best().filter(|pair| !pair.is_relayed()) else {
+        let works = |pair: &Pair| pair.state == PairState::Valid && !pair.is_relayed();
+        let chosen = self.agent.best().filter(works);
+        let Some(pair) = chosen.or_else(|| self.agent.pairs().into_iter().find(works)) else {
             return;
         };
         let ends = Ends {
-            local: best.local,
-            remote: best.remote,
+            local: pair.local,
+            remote: pair.remote,
         };
         if self.paths.current() != Some(ends) {
             self.paths.add(ends, false, None);

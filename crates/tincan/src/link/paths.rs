@@ -23,8 +23,7 @@ const REPEAT_SUSPECT: Duration = Duration::from_millis(300);
 const LOST_AFTER: Duration = Duration::from_millis(1500);
 /// Probes of a lost link are repeated after this.
 const REPEAT_LOST: Duration = Duration::from_secs(1);
-/// While a relay carries a link whose direct pair ICE still finds alive, the direct one is tried after this, then less
-/// and less often.
+/// While a relay carries a link for which ICE knows a direct pair, that is tried after this, then less and less often.
 const BETTER_FIRST: Duration = Duration::from_secs(1);
 const BETTER_LAST: Duration = Duration::from_secs(60);
 /// A lost link is down after this.
@@ -92,7 +91,7 @@ pub(crate) enum Step {
     ProbeCurrent,
     /// Probe every path.
     ProbeAll,
-    /// A relay is used: probe the direct pair, if ICE knows one that lives.
+    /// A relay is used: probe a direct pair, if ICE knows one that works.
     ProbeBetter,
     /// There is no path any more: start ICE again, probe every path.
     Lost,
@@ -275,28 +274,33 @@ impl Paths {
         }
     }
 
-    /// A record was opened that came over `ends`; true if the peer must be asked whether it really is there.
+    /// A record was opened that came over `ends`; what for the peer must be asked whether it really is there, if so.
     /// A peer that searches probes all its paths: `is_search` moves nobody who is not searching too.
-    pub(crate) fn on_heard(&mut self, now: Instant, ends: Ends, is_relayed: bool, is_search: bool) -> bool {
+    pub(crate) fn on_heard(&mut self, now: Instant, ends: Ends, is_relayed: bool, is_search: bool) -> Option<Purpose> {
         if self.current() == Some(ends) {
             self.on_heard_current(now);
-            return false;
+            return None;
         }
         self.heard = self.heard.max(now);
         let is_known = self.find(ends).is_some_and(|p| p.is_proven);
         self.add(ends, is_relayed, None);
+        let on_relay = self.last().is_some_and(|p| p.is_relayed);
         let wanted = self.health != Health::Good || (!is_search && (!is_known || self.follows));
-        let Some(path) = self.list.iter_mut().find(|p| p.ends == ends) else {
-            return false;
-        };
+        let path = self.list.iter_mut().find(|p| p.ends == ends)?;
+        let better = !is_search && on_relay && !path.is_relayed;
         let too_soon = path
             .last_check
             .is_some_and(|at| now.saturating_duration_since(at) < CHECK_EVERY);
-        if !wanted || too_soon {
-            return false;
+        let purpose = match (wanted, better) {
+            _ if too_soon => None,
+            (true, _) => Some(Purpose::Roam),
+            (false, true) => Some(Purpose::Better),
+            (false, false) => None,
+        };
+        if purpose.is_some() {
+            path.last_check = Some(now);
         }
-        path.last_check = Some(now);
-        true
+        purpose
     }
 
     /// Doubts the path in use: ICE finds it silent, or a keepalive is due.
@@ -499,9 +503,9 @@ mod tests {
     fn an_unexpected_address_is_checked_before_it_is_used() {
         let start = Instant::now();
         let mut paths = two_paths(start);
-        assert!(!paths.on_heard(start, ends(3), false, true), "it only searches");
-        assert!(paths.on_heard(start, ends(3), false, false));
-        assert!(!paths.on_heard(start, ends(3), false, false), "not again at once");
+        assert_eq!(paths.on_heard(start, ends(3), false, true), None, "it only searches");
+        assert_eq!(paths.on_heard(start, ends(3), false, false), Some(Purpose::Roam));
+        assert_eq!(paths.on_heard(start, ends(3), false, false), None, "not again at once");
         assert_eq!(paths.current(), Some(ends(1)));
         paths.on_probe_sent(start, 9, ends(3), Purpose::Roam);
         assert!(paths.on_answer(start, 9).unwrap().moved);
@@ -525,6 +529,16 @@ mod tests {
                 .iter()
                 .any(|(_, step)| *step == Step::ProbeBetter)
         );
+    }
+
+    #[test]
+    fn a_direct_path_that_the_peer_uses_is_asked_while_a_relay_is_used() {
+        let start = Instant::now();
+        let mut paths = two_paths(start);
+        assert!(paths.use_path(start, ends(2)));
+        assert_eq!(paths.on_heard(start, ends(1), false, true), None, "it only searches");
+        assert_eq!(paths.on_heard(start, ends(1), false, false), Some(Purpose::Better));
+        assert_eq!(paths.on_heard(start, ends(1), false, false), None, "asked just now");
     }
 
     #[test]
