@@ -262,15 +262,27 @@ impl World {
             .map(|node| format!("{}: {}", node.name, self.describe(node.host)))
             .collect();
         panic!(
-            "{reason}\nplaces:\n  {}\ntrace ({} entries, the last {}):\n{}\nseed {}: replay it alone with\n  \
+            "{reason}\nplaces:\n  {}\npaths:\n  {}\ntrace ({} entries, the last {}):\n{}\nseed {}: replay it alone with\n  \
              IPOP_SEED={} cargo nextest run -p sim replay --no-capture",
             places.join("\n  "),
+            self.describe_paths().join("\n  "),
             self.trace.count(),
             tail.len(),
             tail.join("\n"),
             self.seed.0,
             self.seed.0,
         )
+    }
+
+    fn describe_paths(&self) -> Vec<String> {
+        let ways = self.pairs().flat_map(|(a, b)| [(a, b), (b, a)]);
+        let describe = |(a, b): (usize, usize)| {
+            let [from, to] = [a, b].map(|at| &self.nodes[at]);
+            let path = from.member.as_ref().and_then(|member| member.path(to.identity.id));
+            let path = path.map_or("none".to_owned(), |p| format!("{:?} {} {}", p.kind, p.local, p.remote));
+            format!("{} to {}: {path}", from.name, to.name)
+        };
+        ways.map(describe).collect()
     }
 
     fn describe(&self, host: HostId) -> String {
