@@ -10,10 +10,9 @@ pub(crate) fn start(verbose: u8) {
         2 => "debug",
         _ => "trace",
     };
-    let quiet = format!(
-        "{level},quinn_proto=warn,rustls=warn,is=warn,turn_client_proto=warn,turn_server_proto=warn,stun_proto=warn"
-    );
-    let filter = EnvFilter::try_from_env("IPOP_LOG").unwrap_or_else(|_| EnvFilter::new(quiet));
+    // What other crates call an error is a stranger's nonsense or a repeated question, which ours judge themselves.
+    let ours = ["api", "controller", "ipop", "os", "rendezvous", "tincan"].map(|name| format!("{name}={level}"));
+    let filter = EnvFilter::try_from_env("IPOP_LOG").unwrap_or_else(|_| EnvFilter::new(ours.join(",")));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex};
 use anyhow::Context;
 use api::NetworkId;
 use api::link::{NameRecord, NamesConfig};
-use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
-use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::PTR;
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use os::Waker;
 
 /// Seconds that an answer may be kept: members come and go.
@@ -63,6 +64,14 @@ impl Names {
         Found::NotOurs
     }
 
+    /// The full name that an address has.
+    fn find_name(&self, address: IpAddr) -> Option<String> {
+        self.lock().values().find_map(|zone| {
+            let (host, _) = zone.hosts.iter().find(|(_, addresses)| addresses.contains(&address))?;
+            Some(format!("{host}.{}.", zone.domain))
+        })
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<NetworkId, Zone>> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -106,21 +115,46 @@ pub(crate) fn answer(names: &Names, question: &[u8]) -> Option<Vec<u8>> {
     reply.metadata.response_code = match (query.metadata.op_code, query.queries.as_slice()) {
         (OpCode::Query, [one]) if one.query_class() == DNSClass::IN => {
             reply.add_query(one.clone());
-            let name = one.name().to_ascii().trim_end_matches('.').to_ascii_lowercase();
-            match names.find(&name) {
-                Found::NotOurs => ResponseCode::Refused,
-                Found::NoSuchName => ResponseCode::NXDomain,
-                Found::Addresses(addresses) => {
-                    for address in addresses.into_iter().filter(|a| asked(one.query_type(), *a)) {
-                        reply.add_answer(Record::from_rdata(one.name().clone(), TTL, RData::from(address)));
-                    }
-                    ResponseCode::NoError
-                }
+            let (code, answers) = look_up(names, one);
+            for data in answers {
+                reply.add_answer(Record::from_rdata(one.name().clone(), TTL, data));
             }
+            code
         }
         _ => ResponseCode::NotImp,
     };
     reply.to_vec().ok()
+}
+
+fn look_up(names: &Names, question: &Query) -> (ResponseCode, Vec<RData>) {
+    let name = question.name().to_ascii().trim_end_matches('.').to_ascii_lowercase();
+    if let Some(address) = address_of(question.name()) {
+        let found = names.find_name(address).and_then(|name| Name::from_ascii(name).ok());
+        return match found {
+            Some(name) if question.query_type() == RecordType::PTR => {
+                (ResponseCode::NoError, vec![RData::PTR(PTR(name))])
+            }
+            Some(_) => (ResponseCode::NoError, Vec::new()),
+            None => (ResponseCode::Refused, Vec::new()),
+        };
+    }
+    match names.find(&name) {
+        Found::NotOurs => (ResponseCode::Refused, Vec::new()),
+        Found::NoSuchName => (ResponseCode::NXDomain, Vec::new()),
+        Found::Addresses(addresses) => {
+            let wanted = addresses
+                .into_iter()
+                .filter(|address| asked(question.query_type(), *address));
+            (ResponseCode::NoError, wanted.map(RData::from).collect())
+        }
+    }
+}
+
+/// The address whose name is asked for under `in-addr.arpa` or `ip6.arpa`; without an answer `ping` and `ssh` wait for the
+/// user's own servers, which know nothing of our addresses.
+fn address_of(name: &Name) -> Option<IpAddr> {
+    let net = name.parse_arpa_name().ok()?;
+    (net.prefix_len() == net.max_prefix_len()).then(|| net.addr())
 }
 
 fn asked(kind: RecordType, address: IpAddr) -> bool {
@@ -135,8 +169,6 @@ fn asked(kind: RecordType, address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hickory_proto::op::Query;
-    use hickory_proto::rr::Name;
 
     fn names() -> Names {
         let names = Names::default();
@@ -178,6 +210,14 @@ mod tests {
             ("eve.home.ipop.", RecordType::A, ResponseCode::NXDomain, vec![]),
             ("home.ipop.", RecordType::A, ResponseCode::NoError, vec![]),
             ("evilhome.ipop.", RecordType::A, ResponseCode::Refused, vec![]),
+            (
+                "2.0.5.10.in-addr.arpa.",
+                RecordType::PTR,
+                ResponseCode::NoError,
+                vec!["bob.home.ipop."],
+            ),
+            ("3.0.5.10.in-addr.arpa.", RecordType::PTR, ResponseCode::Refused, vec![]),
+            ("5.10.in-addr.arpa.", RecordType::PTR, ResponseCode::Refused, vec![]),
             ("example.org.", RecordType::A, ResponseCode::Refused, vec![]),
         ] {
             let answers: Vec<String> = answers.into_iter().map(str::to_owned).collect();
