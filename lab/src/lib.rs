@@ -5,8 +5,10 @@
 
 mod failure;
 mod namespace;
+mod node;
 pub mod oracle;
 pub mod probe;
+mod rendezvous;
 mod rig;
 mod rules;
 mod site;
@@ -14,6 +16,8 @@ mod wait;
 mod wire;
 
 pub use failure::Failure;
+pub use node::{Created, LINK_WITHIN, Node, Refusal, Role, binary, is_linked};
+pub use rendezvous::{Accounts, Rendezvous};
 pub use rig::{Host, Process, Rig, run, signal};
 pub use site::Site;
 pub use wait::until;
