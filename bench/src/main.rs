@@ -3,36 +3,44 @@
 //! Promises: everything happens in fresh network namespaces, which are gone afterwards; what is compared is measured in
 //! turns in the same run; no figure is asserted, aims stand beside them.
 //! Refuses to know: how IPOP works inside.
+#![forbid(unsafe_code)]
 
+mod compare;
 mod join;
+mod load;
 mod machine;
 mod memory;
+mod node;
+mod peer;
+mod plot;
 mod process;
 mod report;
-mod rtt;
+mod settings;
 mod setup;
 mod stats;
 mod switchboard;
-mod throughput;
-mod tunnel;
-mod wireguard;
 
-use std::path::{Path, PathBuf};
+use std::fs;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
-use crate::report::{Report, Row};
+use crate::report::Report;
+use crate::settings::Settings;
 
-/// A part of the benchmark by its name in `ONLY`.
-type Part = (&'static str, fn(&Path) -> anyhow::Result<Vec<Row>>);
+/// A part of the benchmark by its name in `PARTS`.
+struct Part {
+    name: &'static str,
+    measure: fn(&Settings, &mut Report) -> anyhow::Result<()>,
+    /// Whether it measures nothing but IPOP.
+    of_ipop: bool,
+}
 
-const PARTS: [Part; 5] = [
-    ("join", join::measure),
-    ("setup", setup::measure),
-    ("rtt", rtt::measure),
-    ("throughput", throughput::measure),
-    ("memory", memory::measure),
+const PARTS: [Part; 4] = [
+    Part { name: "compare", measure: compare::measure, of_ipop: false },
+    Part { name: "join", measure: join::measure, of_ipop: true },
+    Part { name: "setup", measure: setup::measure, of_ipop: true },
+    Part { name: "memory", measure: memory::measure, of_ipop: true },
 ];
 
 fn main() -> ExitCode {
@@ -46,43 +54,39 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether every part could be measured.
+/// Whether everything could be measured.
 fn run() -> anyhow::Result<bool> {
-    let binary = binary()?;
-    let mut report = Report::new(machine::describe());
-    println!("{}", report.machine);
-    let mut whole = true;
-    for (name, measure) in wanted()? {
+    let settings = Settings::from_environment(&PARTS.map(|part| part.name))?;
+    let mut report = Report { machine: machine::describe(), versions: settings.versions(), ..Report::default() };
+    for part in &PARTS {
+        if !settings.wants(part.name) || (part.of_ipop && !settings.wants_ipop()) {
+            continue;
+        }
         let busy = machine::busy();
-        println!("\n{name}: measuring (the machine is {})", machine::load_in_words(busy));
-        match measure(&binary) {
-            Ok(rows) => {
-                rows.iter().for_each(|row| println!("  {row}"));
-                report.add(name, busy, rows);
-            }
-            Err(error) => {
-                whole = false;
-                eprintln!("  {name} could not be measured: {error:#}");
-                report.failed(name, &error);
-            }
+        eprintln!("{}: measuring (the machine is {})", part.name, machine::load_in_words(busy));
+        report.busy.extend(busy);
+        if let Err(error) = (part.measure)(&settings, &mut report) {
+            report.fault(part.name, &error);
         }
     }
-    let path = PathBuf::from("bench/out/report.json");
-    report.store(&path)?;
-    println!("\n{report}\nraw data: {}", path.display());
-    Ok(whole)
+    store(&settings, &report)?;
+    Ok(report.faults.is_empty())
 }
 
-fn binary() -> anyhow::Result<PathBuf> {
-    let path = std::env::var_os("IPOP_BIN").context("IPOP_BIN must name the binary to be measured: use `make bench`")?;
-    Path::new(&path).canonicalize().with_context(|| format!("there is no binary at {}", Path::new(&path).display()))
-}
-
-fn wanted() -> anyhow::Result<Vec<Part>> {
-    let only = std::env::var("ONLY").unwrap_or_default();
-    let names: Vec<&str> = only.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
-    if let Some(unknown) = names.iter().find(|name| PARTS.iter().all(|(part, _)| part != *name)) {
-        bail!("there is no part \"{unknown}\" to measure: join, setup, rtt, throughput, memory are");
+fn store(settings: &Settings, report: &Report) -> anyhow::Result<()> {
+    let text = report.text();
+    println!("\n{text}");
+    let folder = settings.out();
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    write("report.txt", &text)?;
+    write("report.json", &(serde_json::to_string_pretty(report).context("a report has a JSON form")? + "\n"))?;
+    if let Some(comparison) = &report.comparison {
+        write("report.svg", &plot::svg(comparison))?;
     }
-    Ok(PARTS.into_iter().filter(|(part, _)| names.is_empty() || names.contains(part)).collect())
+    println!("the same as text, data and picture: {}/report.{{txt,json,svg}}", folder.display());
+    Ok(())
 }

@@ -8,28 +8,33 @@ use anyhow::Context;
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Memory of a process, bytes.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Memory {
     /// Resident, with pages of the program file that it shares with its like.
     pub(crate) resident: u64,
-    /// Anonymous: what nothing else could share.
-    pub(crate) own: u64,
+    /// The most that was ever resident.
+    pub(crate) peak: u64,
 }
 
 impl Memory {
     pub(crate) fn of(process: u32) -> anyhow::Result<Self> {
         let status = fs::read_to_string(format!("/proc/{process}/status")).context("read a process's memory")?;
         let of = |field| kib(&status, field).with_context(|| format!("process {process} shows no {field}"));
-        Ok(Self { resident: of("VmRSS:")? << 10, own: of("RssAnon:")? << 10 })
+        Ok(Self { resident: of("VmRSS:")? << 10, peak: of("VmHWM:")? << 10 })
+    }
+
+    /// Of several together.
+    pub(crate) fn of_all(processes: &[u32]) -> anyhow::Result<Self> {
+        processes.iter().try_fold(Self::default(), |sum, process| {
+            let one = Self::of(*process)?;
+            Ok(Self { resident: sum.resident + one.resident, peak: sum.peak + one.peak })
+        })
     }
 }
 
-impl std::ops::Add for Memory {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self { resident: self.resident + other.resident, own: self.own + other.own }
-    }
+/// Seconds of processor time of several processes.
+pub(crate) fn cpu_of_all(processes: &[u32]) -> anyhow::Result<f64> {
+    processes.iter().map(|process| cpu_seconds(*process)).sum()
 }
 
 /// Seconds of processor time, its own and the kernel's for it.
@@ -77,7 +82,7 @@ mod tests {
     #[test]
     fn this_process_has_memory() {
         let memory = Memory::of(std::process::id()).unwrap();
-        assert!(memory.own > 0 && memory.resident > memory.own);
+        assert!(memory.resident > 0 && memory.peak >= memory.resident);
         assert!(cpu_seconds(std::process::id()).is_ok());
     }
 }

@@ -1,0 +1,52 @@
+//! wireguard-go, as its manual sets it up.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lab::{Process, until};
+
+use super::{Ends, Peer, Started, inner, started};
+
+pub(super) const PEER: Peer = Peer { name: "wireguard-go", programs: &["wireguard-go", "wg"], start };
+
+const PORT: &str = "51820";
+const READY_WITHIN: Duration = Duration::from_secs(10);
+
+fn start(ends: &Ends) -> anyhow::Result<Started> {
+    let private = [ends.tool("wg", &["genkey"], "")?, ends.tool("wg", &["genkey"], "")?];
+    let mut processes = Vec::new();
+    for end in 0..2 {
+        let public = ends.tool("wg", &["pubkey"], &private[1 - end])?;
+        processes.push(start_end(ends, end, &private[end], &public)?);
+    }
+    let mut started = started(processes)?;
+    started.litter = [0, 1].map(|end| socket(&nic(end))).to_vec();
+    Ok(started)
+}
+
+/// Control sockets of all namespaces lie in one folder, so that a name must be nobody else's.
+fn nic(end: usize) -> String {
+    format!("wg{end}-{}", std::process::id())
+}
+
+fn socket(nic: &str) -> PathBuf {
+    PathBuf::from(format!("/var/run/wireguard/{nic}.sock"))
+}
+
+fn start_end(ends: &Ends, end: usize, private: &str, public: &str) -> anyhow::Result<Process> {
+    let nic = nic(end);
+    let host = &ends.hosts[end];
+    let process = ends.spawn(end, "wireguard-go", &["-f", &nic])?;
+    until("wireguard-go serves its interface", READY_WITHIN, || {
+        if socket(&nic).exists() { Ok(()) } else { Err(process.said()) }
+    })?;
+    let key = ends.write(end, "key", private)?;
+    let (endpoint, allowed) = (format!("{}:{PORT}", ends.outer(1 - end)), format!("{}/32", inner(1 - end)));
+    let wg = ends.program("wg")?;
+    let set = ["set", &nic, "private-key", &key, "listen-port", PORT];
+    let peer = ["peer", public, "allowed-ips", &allowed, "endpoint", &endpoint];
+    host.run(&wg.to_string_lossy(), &[&set[..], &peer[..]].concat())?;
+    host.run("ip", &["addr", "add", &format!("{}/24", inner(end)), "dev", &nic])?;
+    host.run("ip", &["link", "set", &nic, "up"])?;
+    Ok(process)
+}

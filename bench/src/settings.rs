@@ -1,0 +1,105 @@
+//! What this run measures, and how long: from the environment, as `make bench NAME=VALUE` hands it on.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use crate::peer::{self, Peer};
+
+/// A run's settings.
+pub(crate) struct Settings {
+    /// The binary that is measured.
+    pub(crate) ipop: PathBuf,
+    /// Where peers lie and reports go.
+    pub(crate) folder: PathBuf,
+    /// Whether figures only have to be there.
+    pub(crate) quick: bool,
+    /// Peers to be compared, IPOP among them.
+    pub(crate) peers: Vec<&'static Peer>,
+    parts: Vec<String>,
+}
+
+impl Settings {
+    /// From `IPOP_BIN`, `BENCH_FOLDER`, `ONLY`, `PARTS` and `QUICK`. `known` are the names of all parts.
+    pub(crate) fn from_environment(known: &[&str]) -> anyhow::Result<Self> {
+        let path = |name: &str| {
+            let value = std::env::var_os(name).with_context(|| format!("{name} is not set: use `make bench`"))?;
+            anyhow::Ok(PathBuf::from(value))
+        };
+        let ipop = path("IPOP_BIN")?;
+        let ipop = ipop.canonicalize().with_context(|| format!("there is no binary at {}", ipop.display()))?;
+        let names: Vec<&str> = peer::ALL.iter().map(|peer| peer.name).collect();
+        let only = some_of("ONLY", &names)?;
+        let peers = peer::ALL.iter().filter(|peer| only.iter().any(|name| name == peer.name)).collect();
+        let quick = std::env::var("QUICK").is_ok_and(|value| !matches!(value.as_str(), "" | "0"));
+        Ok(Self { ipop, folder: path("BENCH_FOLDER")?, quick, peers, parts: some_of("PARTS", known)? })
+    }
+
+    /// Whether a part is wanted.
+    pub(crate) fn wants(&self, part: &str) -> bool {
+        self.parts.iter().any(|name| name == part)
+    }
+
+    /// Whether IPOP itself is among what is measured.
+    pub(crate) fn wants_ipop(&self) -> bool {
+        self.peers.iter().any(|peer| peer.name == peer::IPOP)
+    }
+
+    /// A program that a peer needs: the fetched one, else the system's.
+    pub(crate) fn program(&self, name: &str) -> Option<PathBuf> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::iter::once(self.folder.join("peers/bin")).chain(std::env::split_paths(&path));
+        folders.map(|folder| folder.join(name)).find(|file| file.is_file())
+    }
+
+    /// How often and for how long.
+    pub(crate) fn rounds(&self, all: usize, quick: usize) -> usize {
+        if self.quick { quick } else { all }
+    }
+
+    /// How long one figure of one round is measured.
+    pub(crate) fn span(&self) -> Duration {
+        Duration::from_secs(if self.quick { 1 } else { 4 })
+    }
+
+    /// Versions of the peers that were fetched.
+    pub(crate) fn versions(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.folder.join("peers/versions")).unwrap_or_default();
+        let lines = text.lines().filter_map(|line| line.split_once('\t'));
+        let compared = lines.filter(|(name, _)| self.peers.iter().any(|peer| peer.name == *name));
+        compared.map(|(name, version)| format!("{name} {version}")).collect()
+    }
+
+    /// The folder for reports.
+    pub(crate) fn out(&self) -> &Path {
+        &self.folder
+    }
+}
+
+/// The names in a variable, all of them where it is empty.
+fn some_of(variable: &str, known: &[&str]) -> anyhow::Result<Vec<String>> {
+    let text = std::env::var(variable).unwrap_or_default();
+    chosen(variable, &text, known)
+}
+
+fn chosen(variable: &str, text: &str, known: &[&str]) -> anyhow::Result<Vec<String>> {
+    let names: Vec<&str> = text.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
+        bail!("{variable} does not know \"{unknown}\": it takes some of {}", known.join(","));
+    }
+    Ok(if names.is_empty() { known } else { &names }.iter().map(|name| (*name).to_owned()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_choice_is_of_what_there_is() {
+        let known = ["ipop", "tinc"];
+        assert_eq!(chosen("ONLY", " tinc,", &known).unwrap(), ["tinc"]);
+        assert_eq!(chosen("ONLY", "", &known).unwrap(), known);
+        assert!(chosen("ONLY", "tink", &known).unwrap_err().to_string().contains("ipop,tinc"));
+    }
+}
