@@ -61,7 +61,12 @@ pub(crate) fn measure(settings: &Settings, report: &mut Report) -> anyhow::Resul
 
 fn idle(ways: &[Way], settings: &Settings, comparison: &mut Comparison) -> anyhow::Result<()> {
     let with_daemons: Vec<&Way> = ways.iter().filter(|way| way.name != peer::BARE).collect();
-    let spent = || with_daemons.iter().map(|way| cpu_of_all(&way.daemons)).collect::<anyhow::Result<Vec<f64>>>();
+    let spent = || {
+        with_daemons
+            .iter()
+            .map(|way| cpu_of_all(&way.daemons))
+            .collect::<anyhow::Result<Vec<f64>>>()
+    };
     let span = settings.span() * IDLE_SPANS;
     let before = spent().context("a daemon has ended")?;
     sleep(span);
@@ -96,8 +101,14 @@ fn loads(way: &Way, settings: &Settings, comparison: &mut Comparison) -> anyhow:
     add("TCP 4 streams", carried.gigabit_per_second());
     pings.into_iter().for_each(|ms| add("ping under it", ms));
 
-    add("TCP req/resp", load::requests(hosts, target, span).context("requests and responses")? / 1e3);
-    add("UDP 64 B", load::flood(hosts, target, span / 4).context("small datagrams")? / 1e3);
+    add(
+        "TCP req/resp",
+        load::requests(hosts, target, span).context("requests and responses")? / 1e3,
+    );
+    add(
+        "UDP 64 B",
+        load::flood(hosts, target, span / 4).context("small datagrams")? / 1e3,
+    );
     Ok(())
 }
 

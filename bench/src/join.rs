@@ -11,14 +11,20 @@ use crate::settings::Settings;
 
 const ROUNDS: usize = 10;
 /// Two sites this far from the internet are twice as far from each other.
-pub(crate) const HALF_WAY: Delay = Delay { one_way: Duration::from_millis(10), jitter: Duration::ZERO };
+pub(crate) const HALF_WAY: Delay = Delay {
+    one_way: Duration::from_millis(10),
+    jitter: Duration::ZERO,
+};
 
 pub(crate) fn measure(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
     let rounds = settings.rounds(ROUNDS, 2);
     {
         let rig = Rig::new()?;
         let joiners: Vec<String> = (0..rounds).map(|number| format!("joiner{number}")).collect();
-        let names: Vec<&str> = ["server", "founder"].into_iter().chain(joiners.iter().map(String::as_str)).collect();
+        let names: Vec<&str> = ["server", "founder"]
+            .into_iter()
+            .chain(joiners.iter().map(String::as_str))
+            .collect();
         let hosts = rig.lan(&names)?;
         let row = joined(settings, &hosts).context("on a LAN");
         add(report, "`ipop join` to first ping, LAN", "at most 300 ms", row);
@@ -32,7 +38,12 @@ pub(crate) fn measure(settings: &Settings, report: &mut Report) -> anyhow::Resul
         hosts.push(rig.distant_host(&format!("joiner{number}"), Site::PortRestricted, HALF_WAY)?);
     }
     let row = joined(settings, &hosts).context("over 20 ms");
-    add(report, "`ipop join` to first ping, 20 ms one way, two NATs", "at most 2 s", row);
+    add(
+        report,
+        "`ipop join` to first ping, 20 ms one way, two NATs",
+        "at most 2 s",
+        row,
+    );
     Ok(())
 }
 
@@ -50,7 +61,10 @@ fn joined(settings: &Settings, hosts: &[Host]) -> anyhow::Result<Vec<f64>> {
     founder.create(&rendezvous)?;
     let invite = founder.invite(hosts.len())?;
     let target = founder.address()?.to_string();
-    hosts[2..].iter().map(|host| one(settings, host, &invite, &target)).collect()
+    hosts[2..]
+        .iter()
+        .map(|host| one(settings, host, &invite, &target))
+        .collect()
 }
 
 /// Nothing of IPOP runs on the host before: the start of its processes counts. Milliseconds.

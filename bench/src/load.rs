@@ -49,7 +49,9 @@ pub(crate) fn streams<T>(
     count: usize,
     meanwhile: impl FnOnce() -> anyhow::Result<T>,
 ) -> anyhow::Result<(Carried, T)> {
-    let pairs = (0..count).map(|_| connection(hosts, target)).collect::<anyhow::Result<Vec<_>>>()?;
+    let pairs = (0..count)
+        .map(|_| connection(hosts, target))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     let (received, over) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         for (source, sink) in &pairs {
@@ -59,7 +61,10 @@ pub(crate) fn streams<T>(
         sleep(WARM_UP);
         let (start, before) = (Instant::now(), received.load(Relaxed));
         let given = meanwhile();
-        let carried = Carried { bytes: received.load(Relaxed) - before, span: start.elapsed() };
+        let carried = Carried {
+            bytes: received.load(Relaxed) - before,
+            span: start.elapsed(),
+        };
         over.store(true, Relaxed);
         for (source, sink) in &pairs {
             // A stream that is closed already has no end to be closed.
@@ -91,7 +96,9 @@ fn receive_on(mut stream: &TcpStream, received: &AtomicU64) {
 
 /// A connection from the first host to the second: its two ends.
 fn connection(hosts: &[Host; 2], target: IpAddr) -> anyhow::Result<(TcpStream, TcpStream)> {
-    let listener = hosts[1].inside(|| TcpListener::bind((target, 0)))?.context("cannot listen")?;
+    let listener = hosts[1]
+        .inside(|| TcpListener::bind((target, 0)))?
+        .context("cannot listen")?;
     let address = listener.local_addr().context("a listener has an address")?;
     let client = hosts[0].inside(|| TcpStream::connect_timeout(&address, CONNECT_WITHIN))?;
     let client = client.with_context(|| format!("cannot connect to {address}"))?;
@@ -103,7 +110,9 @@ fn connection(hosts: &[Host; 2], target: IpAddr) -> anyhow::Result<(TcpStream, T
 pub(crate) fn requests(hosts: &[Host; 2], target: IpAddr, span: Duration) -> anyhow::Result<f64> {
     let (mut client, mut server) = connection(hosts, target)?;
     for end in [&client, &server] {
-        end.set_nodelay(true).and_then(|()| end.set_read_timeout(Some(CONNECT_WITHIN))).context("cannot set up")?;
+        end.set_nodelay(true)
+            .and_then(|()| end.set_read_timeout(Some(CONNECT_WITHIN)))
+            .context("cannot set up")?;
     }
     thread::scope(|scope| {
         scope.spawn(move || {
@@ -112,7 +121,10 @@ pub(crate) fn requests(hosts: &[Host; 2], target: IpAddr, span: Duration) -> any
         });
         let (start, mut count, mut byte) = (Instant::now(), 0u64, [0]);
         while start.elapsed() < span {
-            client.write_all(&byte).and_then(|()| client.read_exact(&mut byte)).context("no answer")?;
+            client
+                .write_all(&byte)
+                .and_then(|()| client.read_exact(&mut byte))
+                .context("no answer")?;
             count += 1;
         }
         let rate = count as f64 / start.elapsed().as_secs_f64();
@@ -123,17 +135,30 @@ pub(crate) fn requests(hosts: &[Host; 2], target: IpAddr, span: Duration) -> any
 
 /// Small datagrams a second that arrive when as many are sent as can be with no more than 1 % lost.
 pub(crate) fn flood(hosts: &[Host; 2], target: IpAddr, span: Duration) -> anyhow::Result<f64> {
-    let sink = hosts[1].inside(|| UdpSocket::bind((target, 0)))?.context("cannot bind")?;
-    socket2::SockRef::from(&sink).set_recv_buffer_size(RECEIVE_BUFFER).context("cannot set a buffer's size")?;
+    let sink = hosts[1]
+        .inside(|| UdpSocket::bind((target, 0)))?
+        .context("cannot bind")?;
+    socket2::SockRef::from(&sink)
+        .set_recv_buffer_size(RECEIVE_BUFFER)
+        .context("cannot set a buffer's size")?;
     let address = sink.local_addr().context("a socket has an address")?;
-    let any: SocketAddr = if target.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let any: SocketAddr = if target.is_ipv4() {
+        ([0, 0, 0, 0], 0).into()
+    } else {
+        ([0u16; 8], 0).into()
+    };
     let source = hosts[0].inside(|| UdpSocket::bind(any))?.context("cannot bind")?;
-    source.connect(address).with_context(|| format!("cannot reach {address}"))?;
+    source
+        .connect(address)
+        .with_context(|| format!("cannot reach {address}"))?;
     let mut failure = None;
     let rate = search(|offered| {
         flood_at(&source, &sink, offered, span).unwrap_or_else(|error| {
             failure = Some(error);
-            Trial { delivered: 0.0, lost: 1.0 }
+            Trial {
+                delivered: 0.0,
+                lost: 1.0,
+            }
         })
     });
     match (failure, rate) {
@@ -188,7 +213,10 @@ fn flood_at(source: &UdpSocket, sink: &UdpSocket, offered: f64, span: Duration) 
         over.store(true, Relaxed);
         let received = receiver.join().unwrap_or_default();
         let sent = sent?;
-        Ok(Trial { delivered: received as f64 / elapsed.as_secs_f64(), lost: 1.0 - received as f64 / sent.max(1) as f64 })
+        Ok(Trial {
+            delivered: received as f64 / elapsed.as_secs_f64(),
+            lost: 1.0 - received as f64 / sent.max(1) as f64,
+        })
     })
 }
 
@@ -233,13 +261,18 @@ fn count(sink: &UdpSocket, over: &AtomicBool) -> u64 {
 
 /// Round trips of pings with pauses between them, milliseconds.
 pub(crate) fn round_trips(host: &Host, target: IpAddr, count: usize) -> anyhow::Result<Vec<f64>> {
-    let text = host.run("ping", &["-n", "-c", &count.to_string(), "-i", "0.005", &target.to_string()])?;
+    let text = host.run(
+        "ping",
+        &["-n", "-c", &count.to_string(), "-i", "0.005", &target.to_string()],
+    )?;
     Ok(times(&text))
 }
 
 /// The times in what ping prints.
 fn times(text: &str) -> Vec<f64> {
-    text.lines().filter_map(|line| line.split_once("time=")?.1.split(' ').next()?.parse().ok()).collect()
+    text.lines()
+        .filter_map(|line| line.split_once("time=")?.1.split(' ').next()?.parse().ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -251,7 +284,10 @@ mod tests {
         // A path of 300,000 a second, which loses what is more.
         let path = |offered: f64| {
             let delivered = offered.min(300_000.0);
-            Trial { delivered, lost: 1.0 - delivered / offered }
+            Trial {
+                delivered,
+                lost: 1.0 - delivered / offered,
+            }
         };
         let found = search(path).unwrap();
         assert!((280_000.0..=303_000.0).contains(&found), "{found}");
@@ -262,14 +298,23 @@ mod tests {
         let mut tries = 0;
         let found = search(|_| {
             tries += 1;
-            Trial { delivered: 700_000.0, lost: 0.0 }
+            Trial {
+                delivered: 700_000.0,
+                lost: 0.0,
+            }
         });
         assert_eq!((found, tries), (Some(700_000.0), 1));
     }
 
     #[test]
     fn a_path_that_always_loses_has_no_rate() {
-        assert_eq!(search(|offered| Trial { delivered: offered * 0.9, lost: 0.1 }), None);
+        assert_eq!(
+            search(|offered| Trial {
+                delivered: offered * 0.9,
+                lost: 0.1
+            }),
+            None
+        );
     }
 
     #[test]

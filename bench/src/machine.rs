@@ -13,10 +13,17 @@ const BUSY: f64 = 0.05;
 pub(crate) fn describe() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split_once(": "));
+    let model = info
+        .lines()
+        .find(|line| line.starts_with("model name"))
+        .and_then(|line| line.split_once(": "));
     let model = model.map_or("an unnamed processor", |(_, name)| name.trim());
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib: u64 = memory.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or_default();
+    let kib: u64 = memory
+        .split_whitespace()
+        .nth(1)
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_default();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!("{cores} cores of {model}, {} GiB, Linux {}", kib >> 20, kernel.trim())
 }
@@ -34,14 +41,22 @@ pub(crate) fn load_in_words(busy: Option<f64>) -> String {
     match busy {
         None => "in an unknown state".into(),
         Some(share) if share < BUSY => "otherwise idle".into(),
-        Some(share) => format!("NOT idle: {:.0} % of its cores are busy with something else", share * 100.0),
+        Some(share) => format!(
+            "NOT idle: {:.0} % of its cores are busy with something else",
+            share * 100.0
+        ),
     }
 }
 
 /// Idle and all ticks of `/proc/stat`: idle and iowait are its fourth and fifth column; guests count in user time already.
 fn times(stat: &str) -> Option<(u64, u64)> {
     let line = stat.lines().find(|line| line.starts_with("cpu "))?;
-    let columns: Vec<u64> = line.split_whitespace().skip(1).take(8).filter_map(|number| number.parse().ok()).collect();
+    let columns: Vec<u64> = line
+        .split_whitespace()
+        .skip(1)
+        .take(8)
+        .filter_map(|number| number.parse().ok())
+        .collect();
     Some((columns.get(3)? + columns.get(4)?, columns.iter().sum()))
 }
 

@@ -37,10 +37,26 @@ struct Part {
 }
 
 const PARTS: [Part; 4] = [
-    Part { name: "compare", measure: compare::measure, of_ipop: false },
-    Part { name: "join", measure: join::measure, of_ipop: true },
-    Part { name: "setup", measure: setup::measure, of_ipop: true },
-    Part { name: "memory", measure: memory::measure, of_ipop: true },
+    Part {
+        name: "compare",
+        measure: compare::measure,
+        of_ipop: false,
+    },
+    Part {
+        name: "join",
+        measure: join::measure,
+        of_ipop: true,
+    },
+    Part {
+        name: "setup",
+        measure: setup::measure,
+        of_ipop: true,
+    },
+    Part {
+        name: "memory",
+        measure: memory::measure,
+        of_ipop: true,
+    },
 ];
 
 fn main() -> ExitCode {
@@ -57,13 +73,21 @@ fn main() -> ExitCode {
 /// Whether everything could be measured.
 fn run() -> anyhow::Result<bool> {
     let settings = Settings::from_environment(&PARTS.map(|part| part.name))?;
-    let mut report = Report { machine: machine::describe(), versions: settings.versions(), ..Report::default() };
+    let mut report = Report {
+        machine: machine::describe(),
+        versions: settings.versions(),
+        ..Report::default()
+    };
     for part in &PARTS {
         if !settings.wants(part.name) || (part.of_ipop && !settings.wants_ipop()) {
             continue;
         }
         let busy = machine::busy();
-        eprintln!("{}: measuring (the machine is {})", part.name, machine::load_in_words(busy));
+        eprintln!(
+            "{}: measuring (the machine is {})",
+            part.name,
+            machine::load_in_words(busy)
+        );
         report.busy.extend(busy);
         if let Err(error) = (part.measure)(&settings, &mut report) {
             report.fault(part.name, &error);
@@ -83,10 +107,16 @@ fn store(settings: &Settings, report: &Report) -> anyhow::Result<()> {
     };
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     write("report.txt", &text)?;
-    write("report.json", &(serde_json::to_string_pretty(report).context("a report has a JSON form")? + "\n"))?;
+    write(
+        "report.json",
+        &(serde_json::to_string_pretty(report).context("a report has a JSON form")? + "\n"),
+    )?;
     if let Some(comparison) = &report.comparison {
         write("report.svg", &plot::svg(comparison))?;
     }
-    println!("the same as text, data and picture: {}/report.{{txt,json,svg}}", folder.display());
+    println!(
+        "the same as text, data and picture: {}/report.{{txt,json,svg}}",
+        folder.display()
+    );
     Ok(())
 }

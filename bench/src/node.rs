@@ -29,14 +29,22 @@ impl Rendezvous {
     pub(crate) fn start(ipop: &Path, host: &Host) -> anyhow::Result<Self> {
         make(&host.folder())?;
         let mut command = host.command(ipop);
-        command.arg("server").arg("--state").arg(host.folder().join("rendezvous"));
+        command
+            .arg("server")
+            .arg("--state")
+            .arg(host.folder().join("rendezvous"));
         for address in host.addresses() {
-            command.arg("--listen").arg(std::net::SocketAddr::new(*address, PORT).to_string());
+            command
+                .arg("--listen")
+                .arg(std::net::SocketAddr::new(*address, PORT).to_string());
         }
         let process = host.spawn("server", &mut command)?;
         let address = until("the rendezvous says its address", READY_WITHIN, || {
             let said = process.said();
-            said.lines().find(|line| line.starts_with("xmpp://")).map(str::to_owned).ok_or(said.clone())
+            said.lines()
+                .find(|line| line.starts_with("xmpp://"))
+                .map(str::to_owned)
+                .ok_or(said.clone())
         })?;
         Ok(Self { process, address })
     }
@@ -65,13 +73,20 @@ impl Node {
         until("the daemon serves the control API", READY_WITHIN, || {
             std::os::unix::net::UnixStream::connect(&socket).map_err(|error| format!("{error}; {}", daemon.said()))
         })?;
-        Ok(Self { daemon, ipop: ipop.to_owned(), host: host.clone() })
+        Ok(Self {
+            daemon,
+            ipop: ipop.to_owned(),
+            host: host.clone(),
+        })
     }
 
     /// Makes the group of the benchmark.
     pub(crate) fn create(&self, rendezvous: &Rendezvous) -> anyhow::Result<GroupInfo> {
         let host = ["--host", self.host.name()];
-        let created: Created = self.json(&["create", "bench", "--server", &rendezvous.address, host[0], host[1]], "")?;
+        let created: Created = self.json(
+            &["create", "bench", "--server", &rendezvous.address, host[0], host[1]],
+            "",
+        )?;
         Ok(created.group)
     }
 
@@ -99,14 +114,18 @@ impl Node {
     /// Tincan, controller and their supervisor.
     pub(crate) fn processes(&self) -> anyhow::Result<Vec<u32>> {
         let children = process::children(self.daemon.id())?;
-        Ok(std::iter::once(self.daemon.id()).chain(children.into_iter().map(|(id, _)| id)).collect())
+        Ok(std::iter::once(self.daemon.id())
+            .chain(children.into_iter().map(|(id, _)| id))
+            .collect())
     }
 
     /// One of its processes, by its command.
     pub(crate) fn process(&self, command: &str) -> anyhow::Result<u32> {
         let children = process::children(self.daemon.id())?;
         let found = children.into_iter().find(|(_, name)| name == command);
-        found.map(|(id, _)| id).with_context(|| format!("the daemon on {} runs no {command}", self.host.name()))
+        found
+            .map(|(id, _)| id)
+            .with_context(|| format!("the daemon on {} runs no {command}", self.host.name()))
     }
 
     fn json<T: DeserializeOwned>(&self, arguments: &[&str], input: &str) -> anyhow::Result<T> {

@@ -84,7 +84,14 @@ impl Way {
     pub(crate) fn bare(rig: &Rig) -> anyhow::Result<Self> {
         let hosts = rig.neighbours(["bare-0", "bare-1"])?;
         let target = hosts[1].addresses()[0];
-        Ok(Self { name: BARE, target, daemons: Vec::new(), hosts, _processes: Vec::new(), litter: Vec::new() })
+        Ok(Self {
+            name: BARE,
+            target,
+            daemons: Vec::new(),
+            hosts,
+            _processes: Vec::new(),
+            litter: Vec::new(),
+        })
     }
 
     /// A peer on a veth of its own: on a shared one a peer could go through another.
@@ -95,14 +102,30 @@ impl Way {
         let names = [0, 1].map(|number| format!("{}-{number}", peer.name));
         let hosts = rig.neighbours([&names[0], &names[1]])?;
         let ends = Ends { hosts, settings };
-        let Started { target, daemons, processes, litter } = (peer.start)(&ends)?;
+        let Started {
+            target,
+            daemons,
+            processes,
+            litter,
+        } = (peer.start)(&ends)?;
         let hosts = ends.hosts;
-        let answers = || hosts[0].ping(&target.to_string()).map_err(|failure| failure.to_string());
+        let answers = || {
+            hosts[0]
+                .ping(&target.to_string())
+                .map_err(|failure| failure.to_string())
+        };
         until(&format!("{} answers", peer.name), JOINED_WITHIN, answers).map_err(|failure| {
             let said: Vec<String> = processes.iter().map(|process| last_lines(&process.said())).collect();
             anyhow::anyhow!("{failure}\n{}", said.join("\n"))
         })?;
-        Ok(Self { name: peer.name, target, daemons, hosts, _processes: processes, litter })
+        Ok(Self {
+            name: peer.name,
+            target,
+            daemons,
+            hosts,
+            _processes: processes,
+            litter,
+        })
     }
 }
 
@@ -117,7 +140,9 @@ impl Drop for Way {
 impl Ends<'_> {
     /// The program of this name, for [`Host::command`].
     pub(crate) fn program(&self, name: &str) -> anyhow::Result<PathBuf> {
-        self.settings.program(name).with_context(|| format!("{name} is missing"))
+        self.settings
+            .program(name)
+            .with_context(|| format!("{name} is missing"))
     }
 
     /// The IPOP that is measured.
@@ -164,7 +189,10 @@ impl Ends<'_> {
 
 /// Runs a command to a good end with this standard input; gives what it prints.
 pub(crate) fn with_input(command: &mut Command, input: &str) -> anyhow::Result<String> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().context("cannot start it")?;
     let mut stdin = child.stdin.take().context("a pipe was asked for")?;
     std::io::Write::write_all(&mut stdin, input.as_bytes()).context("it takes no input")?;
@@ -189,5 +217,10 @@ pub(crate) fn inner(end: usize) -> String {
 /// What peers with nothing but two daemons have started.
 pub(crate) fn started(processes: Vec<Process>) -> anyhow::Result<Started> {
     let target = inner(1).parse().context("an inner address is one")?;
-    Ok(Started { target, daemons: processes.iter().map(Process::id).collect(), processes, litter: Vec::new() })
+    Ok(Started {
+        target,
+        daemons: processes.iter().map(Process::id).collect(),
+        processes,
+        litter: Vec::new(),
+    })
 }

@@ -30,25 +30,51 @@ pub(crate) fn svg(comparison: &Comparison) -> String {
 }
 
 fn panel(text: &mut String, (left, top): (usize, usize), metric: &Metric, ways: &[Measured], number: usize) {
-    let direction = if metric.more_is_better { "more is better" } else { "less is better" };
+    let direction = if metric.more_is_better {
+        "more is better"
+    } else {
+        "less is better"
+    };
     let title = format!("{}, {} ({direction})", metric.title, metric.unit);
-    say(text, format_args!("<text x=\"{left}\" y=\"{}\" font-weight=\"bold\">{}</text>\n", top + 28, escaped(&title)));
+    say(
+        text,
+        format_args!(
+            "<text x=\"{left}\" y=\"{}\" font-weight=\"bold\">{}</text>\n",
+            top + 28,
+            escaped(&title)
+        ),
+    );
     let median = |way: &Measured| way.samples[number].median();
     let most = ways.iter().filter_map(median).fold(f64::MIN_POSITIVE, f64::max);
     let room = (PANEL.0 - NAME - FIGURE) as f64;
     for (row, way) in ways.iter().enumerate() {
         let (y, baseline) = (top + PANEL.1 + row * BAR, top + PANEL.1 + row * BAR + 14);
-        say(text, format_args!("<text x=\"{left}\" y=\"{baseline}\">{}</text>\n", escaped(&way.name)));
+        say(
+            text,
+            format_args!("<text x=\"{left}\" y=\"{baseline}\">{}</text>\n", escaped(&way.name)),
+        );
         let start = left + NAME;
         let Some(value) = median(way) else {
-            say(text, format_args!("<text x=\"{start}\" y=\"{baseline}\" fill=\"gray\">-</text>\n"));
+            say(
+                text,
+                format_args!("<text x=\"{start}\" y=\"{baseline}\" fill=\"gray\">-</text>\n"),
+            );
             continue;
         };
         let (width, digits) = ((value / most * room).max(1.0), metric.digits);
         let colour = if way.name == IPOP { "#0b6e4f" } else { "#b8c0c8" };
-        say(text, format_args!("<rect x=\"{start}\" y=\"{y}\" width=\"{width:.1}\" height=\"{}\" fill=\"{colour}\"/>\n", BAR - 4));
+        say(
+            text,
+            format_args!(
+                "<rect x=\"{start}\" y=\"{y}\" width=\"{width:.1}\" height=\"{}\" fill=\"{colour}\"/>\n",
+                BAR - 4
+            ),
+        );
         let end = start as f64 + width + 4.0;
-        say(text, format_args!("<text x=\"{end:.1}\" y=\"{baseline}\">{value:.digits$}</text>\n"));
+        say(
+            text,
+            format_args!("<text x=\"{end:.1}\" y=\"{baseline}\">{value:.digits$}</text>\n"),
+        );
     }
 }
 

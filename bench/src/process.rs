@@ -20,14 +20,20 @@ impl Memory {
     pub(crate) fn of(process: u32) -> anyhow::Result<Self> {
         let status = fs::read_to_string(format!("/proc/{process}/status")).context("read a process's memory")?;
         let of = |field| kib(&status, field).with_context(|| format!("process {process} shows no {field}"));
-        Ok(Self { resident: of("VmRSS:")? << 10, peak: of("VmHWM:")? << 10 })
+        Ok(Self {
+            resident: of("VmRSS:")? << 10,
+            peak: of("VmHWM:")? << 10,
+        })
     }
 
     /// Of several together.
     pub(crate) fn of_all(processes: &[u32]) -> anyhow::Result<Self> {
         processes.iter().try_fold(Self::default(), |sum, process| {
             let one = Self::of(*process)?;
-            Ok(Self { resident: sum.resident + one.resident, peak: sum.peak + one.peak })
+            Ok(Self {
+                resident: sum.resident + one.resident,
+                peak: sum.peak + one.peak,
+            })
         })
     }
 }
@@ -40,7 +46,9 @@ pub(crate) fn cpu_of_all(processes: &[u32]) -> anyhow::Result<f64> {
 /// Seconds of processor time, its own and the kernel's for it.
 pub(crate) fn cpu_seconds(process: u32) -> anyhow::Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).context("read a process's times")?;
-    ticks(&stat).map(|ticks| ticks as f64 / TICKS_PER_SECOND).context("a process's times are not as proc_pid_stat(5) says")
+    ticks(&stat)
+        .map(|ticks| ticks as f64 / TICKS_PER_SECOND)
+        .context("a process's times are not as proc_pid_stat(5) says")
 }
 
 /// The children of a process with the first argument that each was started with.
@@ -53,7 +61,10 @@ pub(crate) fn children(process: u32) -> anyhow::Result<Vec<(u32, String)>> {
 
 fn first_argument(process: u32) -> String {
     let line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
-    line.split(|byte| *byte == 0).nth(1).map(|word| String::from_utf8_lossy(word).into_owned()).unwrap_or_default()
+    line.split(|byte| *byte == 0)
+        .nth(1)
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .unwrap_or_default()
 }
 
 fn kib(status: &str, field: &str) -> Option<u64> {

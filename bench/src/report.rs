@@ -32,11 +32,21 @@ pub(crate) struct Metric {
 
 impl Metric {
     pub(crate) const fn more(title: &'static str, unit: &'static str, digits: usize) -> Self {
-        Self { title, unit, digits, more_is_better: true }
+        Self {
+            title,
+            unit,
+            digits,
+            more_is_better: true,
+        }
     }
 
     pub(crate) const fn less(title: &'static str, unit: &'static str, digits: usize) -> Self {
-        Self { title, unit, digits, more_is_better: false }
+        Self {
+            title,
+            unit,
+            digits,
+            more_is_better: false,
+        }
     }
 }
 
@@ -57,7 +67,12 @@ pub(crate) struct Measured {
 impl Comparison {
     pub(crate) fn new<'a>(metrics: &'static [Metric], names: impl Iterator<Item = &'a str>) -> Self {
         let nothing = || vec![Samples::default(); metrics.len()];
-        let ways = names.map(|name| Measured { name: name.to_owned(), samples: nothing() }).collect();
+        let ways = names
+            .map(|name| Measured {
+                name: name.to_owned(),
+                samples: nothing(),
+            })
+            .collect();
         Self { metrics, ways }
     }
 
@@ -84,19 +99,26 @@ impl Comparison {
     /// Medians, and below them what IPOP is to each of the others.
     fn table(&self) -> String {
         let head = |first: &str, of: fn(&Metric) -> &str| {
-            std::iter::once(first.to_owned()).chain(self.metrics.iter().map(|metric| of(metric).to_owned())).collect()
+            std::iter::once(first.to_owned())
+                .chain(self.metrics.iter().map(|metric| of(metric).to_owned()))
+                .collect()
         };
         let mut lines: Vec<Vec<String>> = vec![head("", |metric| metric.title), head("medians", |metric| metric.unit)];
         lines.extend(self.cells(|way, column| {
             let digits = self.metrics[column].digits;
-            way.samples[column].median().map_or("-".into(), |value| format!("{value:.digits$}"))
+            way.samples[column]
+                .median()
+                .map_or("-".into(), |value| format!("{value:.digits$}"))
         }));
         if let Some(ipop) = self.ways.iter().find(|way| way.name == IPOP) {
             lines.push(Vec::new());
             lines.push(head("ipop, as a multiple of", |_| ""));
             let ratio = |way: &Measured, column: usize| {
                 let (own, other) = (ipop.samples[column].median(), way.samples[column].median());
-                let ratio = own.zip(other).filter(|(_, other)| *other > 0.0).map(|(own, other)| own / other);
+                let ratio = own
+                    .zip(other)
+                    .filter(|(_, other)| *other > 0.0)
+                    .map(|(own, other)| own / other);
                 ratio.map_or("-".into(), |ratio| format!("{ratio:.2}"))
             };
             lines.extend(self.cells(ratio).into_iter().filter(|line| line[0] != IPOP));
@@ -123,13 +145,25 @@ impl Row {
             format!("{name} {value}")
         });
         let figures = format!("{} of {}", told.join(", "), samples.len());
-        Self { what: what.into(), figures, aim: aim.into(), unit: "ms", samples }
+        Self {
+            what: what.into(),
+            figures,
+            aim: aim.into(),
+            unit: "ms",
+            samples,
+        }
     }
 
     /// One value.
     pub(crate) fn one(what: impl Into<String>, value: f64, unit: &'static str, aim: &str) -> Self {
         let figures = format!("{value:.2} {unit}");
-        Self { what: what.into(), figures, aim: aim.into(), unit, samples: std::iter::once(value).collect() }
+        Self {
+            what: what.into(),
+            figures,
+            aim: aim.into(),
+            unit,
+            samples: std::iter::once(value).collect(),
+        }
     }
 }
 
@@ -153,8 +187,14 @@ impl Report {
         }
         if !self.rows.is_empty() {
             let head = ["ipop by itself", "", "aim"].map(str::to_owned).to_vec();
-            let rows = self.rows.iter().map(|row| vec![row.what.clone(), row.figures.clone(), row.aim.clone()]);
-            say(format_args!("\n{}", left_aligned(&std::iter::once(head).chain(rows).collect::<Vec<_>>())));
+            let rows = self
+                .rows
+                .iter()
+                .map(|row| vec![row.what.clone(), row.figures.clone(), row.aim.clone()]);
+            say(format_args!(
+                "\n{}",
+                left_aligned(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
+            ));
         }
         for fault in &self.faults {
             say(format_args!("\nNOT MEASURED: {fault}\n"));
@@ -170,19 +210,47 @@ fn aligned(lines: &[Vec<String>]) -> String {
         0 => format!("{text:width$}", width = widths[0]),
         _ => format!("  {text:>width$}", width = widths[column]),
     };
-    lines.iter().map(|line| line.iter().enumerate().map(cell).collect::<String>().trim_end().to_owned() + "\n").collect()
+    lines
+        .iter()
+        .map(|line| {
+            line.iter()
+                .enumerate()
+                .map(cell)
+                .collect::<String>()
+                .trim_end()
+                .to_owned()
+                + "\n"
+        })
+        .collect()
 }
 
 /// Columns of words.
 fn left_aligned(lines: &[Vec<String>]) -> String {
     let widths = widths(lines);
     let cell = |(column, text): (usize, &String)| format!("{text:width$}  ", width = widths[column]);
-    lines.iter().map(|line| line.iter().enumerate().map(cell).collect::<String>().trim_end().to_owned() + "\n").collect()
+    lines
+        .iter()
+        .map(|line| {
+            line.iter()
+                .enumerate()
+                .map(cell)
+                .collect::<String>()
+                .trim_end()
+                .to_owned()
+                + "\n"
+        })
+        .collect()
 }
 
 fn widths(lines: &[Vec<String>]) -> Vec<usize> {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column| lines.iter().filter_map(|line| line.get(column)).map(|text| text.chars().count()).max();
+    let width = |column: usize| {
+        lines
+            .iter()
+            .filter_map(|line| line.get(column))
+            .map(|text| text.chars().count())
+            .max()
+    };
     (0..columns).map(|column| width(column).unwrap_or(0)).collect()
 }
 
@@ -205,24 +273,48 @@ mod tests {
     #[test]
     fn a_comparison_tells_medians_and_ratios() {
         let mut comparison = Comparison::new(METRICS, ["bare", IPOP].into_iter());
-        for (way, metric, value) in [("bare", "rate", 40.0), (IPOP, "rate", 9.0), (IPOP, "rate", 10.0), (IPOP, "cost", 1.0)] {
+        for (way, metric, value) in [
+            ("bare", "rate", 40.0),
+            (IPOP, "rate", 9.0),
+            (IPOP, "rate", 10.0),
+            (IPOP, "cost", 1.0),
+        ] {
             comparison.add(way, metric, value);
         }
         let table = comparison.table();
         let lines: Vec<&str> = table.lines().map(str::trim_end).collect();
         assert_eq!(lines[0], "                          rate  cost");
-        assert!(lines[2].starts_with("bare") && lines[2].ends_with("40.0     -"), "{table}");
+        assert!(
+            lines[2].starts_with("bare") && lines[2].ends_with("40.0     -"),
+            "{table}"
+        );
         assert!(lines[3].ends_with("9.0  1.00"), "{table}");
-        assert!(lines[6].starts_with("bare") && lines[6].ends_with("0.23     -"), "{table}");
+        assert!(
+            lines[6].starts_with("bare") && lines[6].ends_with("0.23     -"),
+            "{table}"
+        );
     }
 
     #[test]
     fn a_report_tells_figures_aims_and_faults() {
-        let mut report = Report { machine: "2 cores".into(), busy: vec![0.0, 0.4], ..Report::default() };
-        report.rows.push(Row::times("set-up", [120.0, 80.0, 1500.0].into_iter().collect(), "p50 at most 300 ms"));
+        let mut report = Report {
+            machine: "2 cores".into(),
+            busy: vec![0.0, 0.4],
+            ..Report::default()
+        };
+        report.rows.push(Row::times(
+            "set-up",
+            [120.0, 80.0, 1500.0].into_iter().collect(),
+            "p50 at most 300 ms",
+        ));
         report.fault("tinc", &anyhow::anyhow!("no ping"));
         let text = report.text();
-        for part in ["2 cores; it was NOT idle: 40 %", "p50 120 ms, p99 1.50 s", "at most 300 ms", "NOT MEASURED: tinc: no ping"] {
+        for part in [
+            "2 cores; it was NOT idle: 40 %",
+            "p50 120 ms, p99 1.50 s",
+            "at most 300 ms",
+            "NOT MEASURED: tinc: no ping",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
     }

@@ -28,12 +28,23 @@ impl Settings {
             anyhow::Ok(PathBuf::from(value))
         };
         let ipop = path("IPOP_BIN")?;
-        let ipop = ipop.canonicalize().with_context(|| format!("there is no binary at {}", ipop.display()))?;
+        let ipop = ipop
+            .canonicalize()
+            .with_context(|| format!("there is no binary at {}", ipop.display()))?;
         let names: Vec<&str> = peer::ALL.iter().map(|peer| peer.name).collect();
         let only = some_of("ONLY", &names)?;
-        let peers = peer::ALL.iter().filter(|peer| only.iter().any(|name| name == peer.name)).collect();
+        let peers = peer::ALL
+            .iter()
+            .filter(|peer| only.iter().any(|name| name == peer.name))
+            .collect();
         let quick = std::env::var("QUICK").is_ok_and(|value| !matches!(value.as_str(), "" | "0"));
-        Ok(Self { ipop, folder: path("BENCH_FOLDER")?, quick, peers, parts: some_of("PARTS", known)? })
+        Ok(Self {
+            ipop,
+            folder: path("BENCH_FOLDER")?,
+            quick,
+            peers,
+            parts: some_of("PARTS", known)?,
+        })
     }
 
     /// Whether a part is wanted.
@@ -86,9 +97,15 @@ fn some_of(variable: &str, known: &[&str]) -> anyhow::Result<Vec<String>> {
 fn chosen(variable: &str, text: &str, known: &[&str]) -> anyhow::Result<Vec<String>> {
     let names: Vec<&str> = text.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
     if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
-        bail!("{variable} does not know \"{unknown}\": it takes some of {}", known.join(","));
+        bail!(
+            "{variable} does not know \"{unknown}\": it takes some of {}",
+            known.join(",")
+        );
     }
-    Ok(if names.is_empty() { known } else { &names }.iter().map(|name| (*name).to_owned()).collect())
+    Ok(if names.is_empty() { known } else { &names }
+        .iter()
+        .map(|name| (*name).to_owned())
+        .collect())
 }
 
 #[cfg(test)]
@@ -100,6 +117,11 @@ mod tests {
         let known = ["ipop", "tinc"];
         assert_eq!(chosen("ONLY", " tinc,", &known).unwrap(), ["tinc"]);
         assert_eq!(chosen("ONLY", "", &known).unwrap(), known);
-        assert!(chosen("ONLY", "tink", &known).unwrap_err().to_string().contains("ipop,tinc"));
+        assert!(
+            chosen("ONLY", "tink", &known)
+                .unwrap_err()
+                .to_string()
+                .contains("ipop,tinc")
+        );
     }
 }

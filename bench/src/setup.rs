@@ -32,7 +32,9 @@ pub(crate) fn measure(settings: &Settings, report: &mut Report) -> anyhow::Resul
     ];
     // Ann's site to bob's, as signals through a rendezvous between them would go.
     let samples = set_up(&settings.ipop, &hosts, HALF_WAY.one_way * 2, count).context("over 20 ms")?;
-    report.rows.push(Row::times("link set-up, 20 ms one way, one NAT", samples, AIM));
+    report
+        .rows
+        .push(Row::times("link set-up, 20 ms one way, one NAT", samples, AIM));
     Ok(())
 }
 
@@ -51,5 +53,8 @@ fn set_up(ipop: &Path, hosts: &[Host; 2], signal_delay: Duration, count: usize) 
 }
 
 fn inner(last: u8) -> Cidr {
-    Cidr { address: Ipv4Addr::new(10, 99, 0, last).into(), prefix: 24 }
+    Cidr {
+        address: Ipv4Addr::new(10, 99, 0, last).into(),
+        prefix: 24,
+    }
 }

@@ -43,10 +43,16 @@ mod tests {
     #[test]
     fn percentiles_are_samples_by_nearest_rank() {
         let hundred: Samples = (1..=100).rev().map(f64::from).collect();
-        assert_eq!([1, 50, 99, 100].map(|p| hundred.percentile(p)), [Some(1.0), Some(50.0), Some(99.0), Some(100.0)]);
+        assert_eq!(
+            [1, 50, 99, 100].map(|p| hundred.percentile(p)),
+            [Some(1.0), Some(50.0), Some(99.0), Some(100.0)]
+        );
         let mut three = Samples::default();
         [3.0, 1.0, 2.0].into_iter().for_each(|value| three.push(value));
-        assert_eq!((three.median(), three.percentile(100), three.percentile(0)), (Some(2.0), Some(3.0), Some(1.0)));
+        assert_eq!(
+            (three.median(), three.percentile(100), three.percentile(0)),
+            (Some(2.0), Some(3.0), Some(1.0))
+        );
         assert_eq!(Samples::default().median(), None);
     }
 }

@@ -39,7 +39,6 @@ pub(crate) struct Switchboard {
 
 struct Tincan {
     _process: Process,
-    pid: u32,
     socket: UnixStream,
     node: NodeId,
     address: IpAddr,
@@ -73,7 +72,17 @@ impl Switchboard {
         let (mouth, said) = channel();
         let binary = binary.to_owned();
         let (signals, deliveries) = (BTreeMap::new(), BTreeSet::new());
-        Self { binary, tincans: Vec::new(), said, mouth, signal_delay, signals, deliveries, events: VecDeque::new(), last_id: 0 }
+        Self {
+            binary,
+            tincans: Vec::new(),
+            said,
+            mouth,
+            signal_delay,
+            signals,
+            deliveries,
+            events: VecDeque::new(),
+            last_id: 0,
+        }
     }
 
     /// Starts a tincan on a host with a NIC of this address; gives its number.
@@ -87,11 +96,21 @@ impl Switchboard {
         })?;
         let who = self.tincans.len();
         self.listen(who, socket.try_clone().context("cannot share a socket")?);
-        let pid = process.id();
         let unknown = NodeId([0; 32]);
-        self.tincans.push(Tincan { _process: process, pid, socket, node: unknown, address: address.address });
+        self.tincans.push(Tincan {
+            _process: process,
+            socket,
+            node: unknown,
+            address: address.address,
+        });
         let _: Empty = self.call(who, &LinkCall::Subscribe(Empty {}))?;
-        let config = NetworkConfig { network: NETWORK, kind: NicKind::Ip, nic: None, mtu: default_mtu(), addresses: vec![address] };
+        let config = NetworkConfig {
+            network: NETWORK,
+            kind: NicKind::Ip,
+            nic: None,
+            mtu: default_mtu(),
+            addresses: vec![address],
+        };
         let made: NicInfo = self.call(who, &LinkCall::CreateNetwork(config))?;
         self.tincans[who].node = made.node;
         Ok(who)
@@ -103,24 +122,37 @@ impl Switchboard {
             for line in BufReader::new(socket).split(b'\n') {
                 let message = line.ok().and_then(|line| Message::parse(&line).ok());
                 let ended = message.is_none();
-                if mouth.send(Said { who, at: Instant::now(), message }).is_err() || ended {
+                if mouth
+                    .send(Said {
+                        who,
+                        at: Instant::now(),
+                        message,
+                    })
+                    .is_err()
+                    || ended
+                {
                     return;
                 }
             }
             // Nobody may listen any more, which is no fault.
-            let _ = mouth.send(Said { who, at: Instant::now(), message: None });
+            let _ = mouth.send(Said {
+                who,
+                at: Instant::now(),
+                message: None,
+            });
         });
-    }
-
-    pub(crate) fn pid(&self, who: usize) -> u32 {
-        self.tincans[who].pid
     }
 
     /// Tells two tincans of each other.
     pub(crate) fn introduce(&mut self, a: usize, b: usize) -> anyhow::Result<()> {
         for (who, other) in [(a, b), (b, a)] {
             let other = &self.tincans[other];
-            let peer = PeerConfig { network: NETWORK, node: other.node, addresses: vec![other.address], name: None };
+            let peer = PeerConfig {
+                network: NETWORK,
+                node: other.node,
+                addresses: vec![other.address],
+                name: None,
+            };
             let _: Empty = self.call(who, &LinkCall::SetPeer(peer))?;
         }
         Ok(())
@@ -157,7 +189,9 @@ impl Switchboard {
         let nodes = ends.map(|end| self.tincans[end].node);
         let mut times = [None; 2];
         while times.contains(&None) {
-            let happened = self.event(start + PATIENCE).with_context(|| format!("no {what} from both ends"))?;
+            let happened = self
+                .event(start + PATIENCE)
+                .with_context(|| format!("no {what} from both ends"))?;
             for (end, time) in times.iter_mut().enumerate() {
                 if happened.who == ends[end] && about(&happened.event) == Some(nodes[1 - end]) {
                     *time = Some(happened.at.saturating_duration_since(start));
@@ -168,7 +202,10 @@ impl Switchboard {
     }
 
     fn reference(&self, who: usize) -> NodeRef {
-        NodeRef { network: NETWORK, node: self.tincans[who].node }
+        NodeRef {
+            network: NETWORK,
+            node: self.tincans[who].node,
+        }
     }
 
     /// The next event but signals, which are carried on the way.
@@ -187,16 +224,27 @@ impl Switchboard {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(result) = self.step(deadline)?.filter(|(answered, _)| *answered == id) {
-                let value = result.1.map_err(|error| anyhow!(error)).with_context(|| call.method())?;
-                return serde_json::from_value(value).with_context(|| format!("{} gave an unknown answer", call.method()));
+                let value = result
+                    .1
+                    .map_err(|error| anyhow!(error))
+                    .with_context(|| call.method())?;
+                return serde_json::from_value(value)
+                    .with_context(|| format!("{} gave an unknown answer", call.method()));
             }
         }
     }
 
     fn send(&mut self, who: usize, call: &LinkCall) -> anyhow::Result<u64> {
         self.last_id += 1;
-        let request = Message::Request { id: Some(json!(self.last_id)), method: call.method().into(), params: call.params() };
-        self.tincans[who].socket.write_all(&request.to_line()).context("a tincan hung up")?;
+        let request = Message::Request {
+            id: Some(json!(self.last_id)),
+            method: call.method().into(),
+            params: call.params(),
+        };
+        self.tincans[who]
+            .socket
+            .write_all(&request.to_line())
+            .context("a tincan hung up")?;
         Ok(self.last_id)
     }
 
@@ -207,7 +255,11 @@ impl Switchboard {
             bail!("nothing more came within {} s", PATIENCE.as_secs());
         }
         self.deliver_due(now)?;
-        let next = self.signals.keys().next().map_or(deadline, |(due, _)| *due.min(&deadline));
+        let next = self
+            .signals
+            .keys()
+            .next()
+            .map_or(deadline, |(due, _)| *due.min(&deadline));
         let said = match self.said.recv_timeout(next.saturating_duration_since(now)) {
             Ok(said) => said,
             Err(RecvTimeoutError::Timeout) => return Ok(None),
@@ -218,7 +270,11 @@ impl Switchboard {
             Some(Message::Answer { id, result }) => self.answered(id.as_u64().unwrap_or_default(), result),
             Some(Message::Request { params, .. }) => {
                 let event = serde_json::from_value(params).context("an unknown event")?;
-                self.happened(Happened { who: said.who, at: said.at, event });
+                self.happened(Happened {
+                    who: said.who,
+                    at: said.at,
+                    event,
+                });
                 Ok(None)
             }
         }
@@ -244,7 +300,13 @@ impl Switchboard {
         if let Some(to) = self.tincans.iter().position(|tincan| tincan.node == to) {
             self.last_id += 1;
             let due = (happened.at + self.signal_delay, self.last_id);
-            self.signals.insert(due, Signal { to, delivery: Delivery { network, blob } });
+            self.signals.insert(
+                due,
+                Signal {
+                    to,
+                    delivery: Delivery { network, blob },
+                },
+            );
         }
     }
 

@@ -3,7 +3,11 @@
 use super::{Ends, Peer, Started};
 use crate::node::{Node, Rendezvous};
 
-pub(super) const PEER: Peer = Peer { name: super::IPOP, programs: &[], start };
+pub(super) const PEER: Peer = Peer {
+    name: super::IPOP,
+    programs: &[],
+    start,
+};
 
 fn start(ends: &Ends) -> anyhow::Result<Started> {
     let rendezvous = Rendezvous::start(ends.ipop(), &ends.hosts[1])?;
@@ -18,5 +22,10 @@ fn start(ends: &Ends) -> anyhow::Result<Started> {
         daemons.extend(node.processes()?);
         processes.push(node.daemon);
     }
-    Ok(Started { target, daemons, processes, litter: Vec::new() })
+    Ok(Started {
+        target,
+        daemons,
+        processes,
+        litter: Vec::new(),
+    })
 }

@@ -2,7 +2,11 @@
 
 use super::{Ends, Peer, Started, inner, started};
 
-pub(super) const PEER: Peer = Peer { name: "n2n", programs: &["supernode", "edge"], start };
+pub(super) const PEER: Peer = Peer {
+    name: "n2n",
+    programs: &["supernode", "edge"],
+    start,
+};
 
 const PORT: &str = "7654";
 

@@ -2,19 +2,36 @@
 
 use super::{Ends, Peer, Started, inner, started};
 
-pub(super) const PEER: Peer = Peer { name: "nebula", programs: &["nebula", "nebula-cert"], start };
+pub(super) const PEER: Peer = Peer {
+    name: "nebula",
+    programs: &["nebula", "nebula-cert"],
+    start,
+};
 
 fn start(ends: &Ends) -> anyhow::Result<Started> {
     let ca = ["ca.crt", "ca.key"].map(|name| ends.hosts[0].folder().join(name).to_string_lossy().into_owned());
     ends.folder(0)?;
-    ends.tool("nebula-cert", &["ca", "-name", "bench", "-out-crt", &ca[0], "-out-key", &ca[1]], "")?;
+    ends.tool(
+        "nebula-cert",
+        &["ca", "-name", "bench", "-out-crt", &ca[0], "-out-key", &ca[1]],
+        "",
+    )?;
     let mut processes = Vec::new();
     for end in 0..2 {
         let folder = ends.folder(end)?;
         let [certificate, key] = ["host.crt", "host.key"].map(|name| folder.join(name).to_string_lossy().into_owned());
         let (name, network) = (format!("host{end}"), format!("{}/24", inner(end)));
         let authority = ["sign", "-ca-crt", &ca[0], "-ca-key", &ca[1]];
-        let host = ["-name", &name, "-networks", &network, "-out-crt", &certificate, "-out-key", &key];
+        let host = [
+            "-name",
+            &name,
+            "-networks",
+            &network,
+            "-out-crt",
+            &certificate,
+            "-out-key",
+            &key,
+        ];
         ends.tool("nebula-cert", &[&authority[..], &host[..]].concat(), "")?;
         let config = ends.write(end, "nebula.yml", &config(ends, end, [&ca[0], &certificate, &key]))?;
         processes.push(ends.spawn(end, "nebula", &["-config", &config])?);

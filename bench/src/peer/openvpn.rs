@@ -2,7 +2,11 @@
 
 use super::{Ends, Peer, Started, inner, started};
 
-pub(super) const PEER: Peer = Peer { name: "openvpn", programs: &["openvpn", "openssl"], start };
+pub(super) const PEER: Peer = Peer {
+    name: "openvpn",
+    programs: &["openvpn", "openssl"],
+    start,
+};
 
 fn start(ends: &Ends) -> anyhow::Result<Started> {
     let mut fingerprints = Vec::new();
@@ -10,10 +14,33 @@ fn start(ends: &Ends) -> anyhow::Result<Started> {
         let folder = ends.folder(end)?.to_string_lossy().into_owned();
         let (key, certificate) = (format!("{folder}/key"), format!("{folder}/certificate"));
         let config = ends.write(end, "openssl.cnf", "[req]\ndistinguished_name = name\n[name]\n")?;
-        let kind = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:secp384r1", "-nodes", "-days", "30"];
-        let files = ["-config", &config, "-subj", "/CN=bench", "-keyout", &key, "-out", &certificate];
+        let kind = [
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:secp384r1",
+            "-nodes",
+            "-days",
+            "30",
+        ];
+        let files = [
+            "-config",
+            &config,
+            "-subj",
+            "/CN=bench",
+            "-keyout",
+            &key,
+            "-out",
+            &certificate,
+        ];
         ends.tool("openssl", &[&kind[..], &files[..]].concat(), "")?;
-        let text = ends.tool("openssl", &["x509", "-in", &certificate, "-noout", "-fingerprint", "-sha256"], "")?;
+        let text = ends.tool(
+            "openssl",
+            &["x509", "-in", &certificate, "-noout", "-fingerprint", "-sha256"],
+            "",
+        )?;
         fingerprints.push(text.rsplit('=').next().unwrap_or_default().to_owned());
     }
     let mut processes = Vec::new();

@@ -7,7 +7,11 @@ use lab::{Process, until};
 
 use super::{Ends, Peer, Started, inner, started};
 
-pub(super) const PEER: Peer = Peer { name: "wireguard-go", programs: &["wireguard-go", "wg"], start };
+pub(super) const PEER: Peer = Peer {
+    name: "wireguard-go",
+    programs: &["wireguard-go", "wg"],
+    start,
+};
 
 const PORT: &str = "51820";
 const READY_WITHIN: Duration = Duration::from_secs(10);
@@ -38,10 +42,17 @@ fn start_end(ends: &Ends, end: usize, private: &str, public: &str) -> anyhow::Re
     let host = &ends.hosts[end];
     let process = ends.spawn(end, "wireguard-go", &["-f", &nic])?;
     until("wireguard-go serves its interface", READY_WITHIN, || {
-        if socket(&nic).exists() { Ok(()) } else { Err(process.said()) }
+        if socket(&nic).exists() {
+            Ok(())
+        } else {
+            Err(process.said())
+        }
     })?;
     let key = ends.write(end, "key", private)?;
-    let (endpoint, allowed) = (format!("{}:{PORT}", ends.outer(1 - end)), format!("{}/32", inner(1 - end)));
+    let (endpoint, allowed) = (
+        format!("{}:{PORT}", ends.outer(1 - end)),
+        format!("{}/32", inner(1 - end)),
+    );
     let wg = ends.program("wg")?;
     let set = ["set", &nic, "private-key", &key, "listen-port", PORT];
     let peer = ["peer", public, "allowed-ips", &allowed, "endpoint", &endpoint];
