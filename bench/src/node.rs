@@ -69,15 +69,17 @@ impl Node {
         make(&host.folder())?;
         let mut command = host.command(ipop);
         let daemon = host.spawn("daemon", command.args(["daemon", "--state"]).arg(state(host)))?;
-        let socket = state(host).join("control.sock");
-        until("the daemon serves the control API", READY_WITHIN, || {
-            std::os::unix::net::UnixStream::connect(&socket).map_err(|error| format!("{error}; {}", daemon.said()))
-        })?;
-        Ok(Self {
+        let node = Self {
             daemon,
             ipop: ipop.to_owned(),
             host: host.clone(),
-        })
+        };
+        until("the daemon answers", READY_WITHIN, || match node.status() {
+            Ok(status) if status.tincan => Ok(()),
+            Ok(_) => Err("its tincan does not answer".into()),
+            Err(error) => Err(format!("{error:#}; {}", node.daemon.said())),
+        })?;
+        Ok(node)
     }
 
     /// Makes the group of the benchmark.
