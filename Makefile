@@ -9,7 +9,9 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/ipop/target
 build:
 	cargo build --release -p ipop
 
-demo: build
+demo:
+	./.ci/install demo
+	cargo build --release -p ipop -p lab
 	./lab/demo
 
 test:

@@ -75,10 +75,15 @@ pub(crate) fn rig_name(counter: u32) -> String {
     format!("{PREFIX}{pid}-{}-{counter}", started(pid).unwrap_or_default())
 }
 
+/// The namespaces of a rig by name.
+pub fn namespaces_of(rig: &str) -> Vec<String> {
+    let own = format!("{rig}-");
+    names().into_iter().filter(|name| name.starts_with(&own)).collect()
+}
+
 /// Ends what runs in the namespaces of a rig and removes them.
 pub(crate) fn remove_all(rig: &str) {
-    let names = names().into_iter().filter(|name| name.starts_with(&format!("{rig}-")));
-    let names: Vec<String> = names.collect();
+    let names = namespaces_of(rig);
     if names.is_empty() {
         return;
     }

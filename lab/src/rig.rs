@@ -162,6 +162,11 @@ impl Rig {
         ))
     }
 
+    /// What the names of all its namespaces start with.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Where hosts keep things.
     pub fn folder(&self) -> &Path {
         &self.folder
