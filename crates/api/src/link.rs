@@ -38,7 +38,7 @@ crate::calls! {
         "link.ping" => Ping(NodeRef) -> Pong: "One authenticated round trip over the link's present path.";
         "signal.seal" => SealMessage(PeerMessage) -> SealedMessage: "Seals bytes to a node's device key, for controllers that have no link yet; at most 32 KiB.";
         "signal.deliver" => Deliver(Delivery) -> Delivered: "Opens a blob that came over a rendezvous and acts on it.";
-        "net.check" => CheckNetwork(ServersConfig) -> NetReport: "Finds out what the network around this machine allows.";
+        "net.check" => CheckNetwork(ServersConfig) -> NetReport: "Finds out what the network around this machine allows; one at a time, at most 15 s.";
     }
 }
 
@@ -561,8 +561,8 @@ pub struct NetReport {
     pub filtering: NatKind,
     /// Whether the NAT turns datagrams to our own public address back; none: not known.
     pub hairpin: Option<bool>,
-    /// Protocols by which the router maps ports for us: `pcp`, `nat_pmp`, `upnp`; none answered: empty.
-    pub port_mapping: Vec<String>,
+    /// Protocols by which the router maps ports for us: `pcp`, `nat_pmp`, `upnp`; none answered: empty; not tried: none.
+    pub port_mapping: Option<Vec<String>>,
     /// Every server with what came of it.
     pub servers: Vec<ServerReport>,
 }

@@ -66,7 +66,7 @@ pub const STUN_SERVERS: usize = 3;
 /// Port mappings at once: one for each family and protocol, and their successors.
 pub const PORT_MAPPINGS: usize = 6;
 /// STUN servers of one network check: the report lists each.
-pub const NETCHECK_SERVERS: usize = 8;
+pub const NETCHECK_SERVERS: usize = 16;
 
 // Networks, links, forwarding.
 
@@ -87,7 +87,7 @@ pub const NAMES: usize = 4 * PEERS;
 /// Root keys kept here.
 pub const ROOTS: usize = 256;
 /// STUN and TURN servers of one network, each kind.
-pub const SERVERS: usize = 8;
+pub const SERVERS: usize = 16;
 /// Candidates in one signal.
 pub const CANDIDATES: usize = ICE_LOCAL_CANDIDATES;
 /// Longest inner frame: the largest NIC MTU.

@@ -43,7 +43,7 @@ pub struct NetReport {
 
 impl NetReport {
     /// The report as the link API has it. IPv4 speaks for the NAT where both families work.
-    pub fn to_api(&self, ipv6_configured: bool, port_mapping: Vec<String>) -> api::link::NetReport {
+    pub fn to_api(&self, ipv6_configured: bool, port_mapping: Option<Vec<String>>) -> api::link::NetReport {
         let working = |family: &Option<FamilyReport>| family.clone().filter(|family| family.works);
         let (ipv4, ipv6) = (working(&self.ipv4), working(&self.ipv6));
         let nat = ipv4.as_ref().or(ipv6.as_ref());
@@ -211,14 +211,15 @@ enum Outcome {
 pub struct NetCheck {
     rng: ChaCha12Rng,
     servers: Vec<SocketAddr>,
+    own: Vec<SocketAddr>,
     families: [Family; 2],
     outbox: VecDeque<(SocketAddr, Vec<u8>)>,
     report: Option<NetReport>,
 }
 
 impl NetCheck {
-    /// Starts: asks every server. `rng` draws transaction ids.
-    pub fn new(now: Instant, servers: &[SocketAddr], rng: ChaCha12Rng) -> Self {
+    /// Starts: asks every server of a family in which the socket has an address (`own`). `rng` draws transaction ids.
+    pub fn new(now: Instant, servers: &[SocketAddr], own: &[SocketAddr], rng: ChaCha12Rng) -> Self {
         let mut wanted: Vec<SocketAddr> = Vec::new();
         for server in servers.iter().map(|server| plain(*server)) {
             if wanted.len() < limits::NETCHECK_SERVERS && !wanted.contains(&server) {
@@ -228,11 +229,12 @@ impl NetCheck {
         let mut check = NetCheck {
             rng,
             servers: wanted.clone(),
+            own: own.to_vec(),
             families: [Family::default(), Family::default()],
             outbox: VecDeque::new(),
             report: None,
         };
-        for server in wanted {
+        for server in wanted.into_iter().filter(|server| has_family(own, *server)) {
             check.ask(now, Purpose::Basic, server);
         }
         check.advance(now);
@@ -260,7 +262,11 @@ impl NetCheck {
                 rtt,
             },
             Ok(answer) => Outcome::Answered {
-                local,
+                // Where the kernel did not say which of our addresses it came to.
+                local: match local.ip().is_unspecified() && self.own.contains(&answer.mapped) {
+                    true => answer.mapped,
+                    false => local,
+                },
                 from,
                 mapped: answer.mapped,
                 other: answer.other,
@@ -373,6 +379,7 @@ impl NetCheck {
                 report.tests_nats = other.is_some();
             }
             Some(Outcome::Refused(error)) => report.problem = Some(format!("STUN server {server}: {error}")),
+            _ if !has_family(&self.own, server) => report.problem = Some(no_family("STUN server", server)),
             _ => {
                 let silent = "does not answer; UDP to it may be blocked";
                 report.problem = Some(format!("STUN server {server} {silent}"));
@@ -380,4 +387,14 @@ impl NetCheck {
         }
         report
     }
+}
+
+pub(crate) fn has_family(own: &[SocketAddr], server: SocketAddr) -> bool {
+    own.iter().any(|own| own.is_ipv4() == server.is_ipv4())
+}
+
+/// The sentence for a server that this machine cannot ask.
+fn no_family(what: &str, server: SocketAddr) -> String {
+    let family = if server.is_ipv4() { 4 } else { 6 };
+    format!("{what} {server} cannot be asked: this machine has no IPv{family} address")
 }

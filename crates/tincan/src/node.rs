@@ -8,6 +8,7 @@
 //! seed the shell takes from the operating system at each start; QUIC's and HPKE's ephemeral keys come from aws-lc.
 
 mod calls;
+mod check;
 mod datagrams;
 mod frames;
 mod peers;
@@ -194,6 +195,9 @@ pub struct Node {
     relay_labels: BTreeMap<RelayId, String>,
     relay_faults: BTreeMap<String, String>,
     ports: Vec<Port>,
+    check: Option<check::Check>,
+    filter: Option<check::Filter>,
+    mapping_protocols: Option<Vec<String>>,
     pings: BTreeMap<u64, (CallId, Instant)>,
     next_ping: u64,
     staged_bytes: usize,
@@ -241,6 +245,9 @@ impl Node {
             relay_labels: BTreeMap::new(),
             relay_faults: BTreeMap::new(),
             ports: Vec::new(),
+            check: None,
+            filter: None,
+            mapping_protocols: None,
             pings: BTreeMap::new(),
             next_ping: 0,
             staged_bytes: 0,
@@ -266,6 +273,7 @@ impl Node {
         }
         self.gatherer.handle_timeout(now);
         self.relays.handle_timeout(now);
+        self.check_timeout(now);
         self.expire_pings(now);
         self.settle(now);
     }
@@ -277,8 +285,12 @@ impl Node {
         }
         let links = self.timers.first().map(|(due, _)| *due);
         let pings = self.pings.values().map(|(_, sent)| *sent + limits::PING_TIMEOUT).min();
-        let all = [links, pings, self.gatherer.poll_timeout(), self.relays.poll_timeout()];
-        all.into_iter().flatten().min()
+        let helpers = [
+            self.gatherer.poll_timeout(),
+            self.relays.poll_timeout(),
+            self.check_due(),
+        ];
+        helpers.into_iter().chain([links, pings]).flatten().min()
     }
 
     /// The next thing to do.
@@ -297,6 +309,8 @@ impl Node {
         for id in all {
             self.end_link(now, id, true);
         }
+        // Gives back what was allocated.
+        self.relays.set_servers(now, Vec::new());
         self.settle(now);
     }
 
@@ -306,6 +320,7 @@ impl Node {
         self.gatherer.set_active(now, !self.links.is_empty());
         self.drain_gatherer(now);
         self.drain_relays(now);
+        self.drain_check(now);
         self.publish();
     }
 

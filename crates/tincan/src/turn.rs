@@ -6,6 +6,7 @@
 mod client;
 #[cfg(test)]
 mod link_tests;
+pub(crate) mod probe;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -246,6 +247,17 @@ impl Relays {
         self.outputs.pop_front()
     }
 
+    /// A stream id that nobody else has.
+    pub(crate) fn new_stream(&mut self) -> StreamId {
+        self.next_stream += 1;
+        StreamId(self.next_stream - 1)
+    }
+
+    /// What TLS servers without a pin are judged by.
+    pub(crate) fn trust(&self) -> &TlsTrust {
+        &self.trust
+    }
+
     fn client_of(&mut self, relay: RelayId, peer: IpAddr) -> Option<&mut Client> {
         let (at, address) = *self.relays.get(&relay)?;
         if address.is_ipv4() != peer.is_ipv4() {
@@ -304,8 +316,7 @@ impl Relays {
 
     fn start_way(&mut self, now: Instant, at: usize, mut way: TurnServer) {
         way.address = plain(way.address);
-        let stream = (way.transport != TurnTransport::Udp).then_some(StreamId(self.next_stream));
-        self.next_stream += u32::from(stream.is_some());
+        let stream = (way.transport != TurnTransport::Udp).then(|| self.new_stream());
         let dual = self.hosts[at].dual;
         let client = Client::new(now, self.base, way, stream, dual);
         self.hosts[at].clients.push(client);

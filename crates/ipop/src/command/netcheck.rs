@@ -41,10 +41,10 @@ fn render(report: &NetReport) -> String {
         (address, _) => public(address),
     };
     let hairpin = report.hairpin.map_or("unknown", yes_no);
-    let mapping = if report.port_mapping.is_empty() {
-        "no".to_owned()
-    } else {
-        report.port_mapping.join(", ")
+    let mapping = match &report.port_mapping {
+        None => "not tried".to_owned(),
+        Some(protocols) if protocols.is_empty() => "no".to_owned(),
+        Some(protocols) => protocols.join(", "),
     };
     let mut out = String::new();
     for (name, value) in [

@@ -89,12 +89,17 @@ impl Family {
             })
     }
 
+    /// A server whose other address we have not talked to: where we have, its answers prove nothing about strangers.
     fn tester(&self) -> Option<Tester> {
+        let is_known = |ip| {
+            let mut basics = self.probes.iter().filter(|probe| probe.purpose == Purpose::Basic);
+            basics.any(|probe| probe.target.ip() == ip)
+        };
         self.probes
             .iter()
             .find_map(|probe| match (&probe.purpose, &probe.outcome) {
                 (Purpose::Basic, Some(Outcome::Answered { other: Some(other), .. })) => {
-                    let usable = other.ip() != probe.target.ip() && other.is_ipv4() == probe.target.is_ipv4();
+                    let usable = !is_known(other.ip()) && other.is_ipv4() == probe.target.is_ipv4();
                     usable.then_some(Tester {
                         server: probe.target,
                         other: *other,

@@ -20,6 +20,7 @@ enum Kind {
 }
 
 const HOST: &str = "10.0.0.2:5000";
+const HOST6: &str = "[fd00::2]:5000";
 
 struct Net {
     mapping: Kind,
@@ -104,7 +105,7 @@ impl Net {
     fn check(&mut self, servers: &[SocketAddr]) -> (NetReport, Duration) {
         let start = Instant::now();
         let mut now = start;
-        let mut check = NetCheck::new(now, servers, ChaCha12Rng::seed_from_u64(1));
+        let mut check = NetCheck::new(now, servers, &[at(HOST), at(HOST6)], ChaCha12Rng::seed_from_u64(1));
         loop {
             while let Some((target, bytes)) = check.poll_transmit() {
                 now += Duration::from_millis(1);
@@ -148,7 +149,7 @@ fn every_kind_of_nat_is_told_by_one_testing_server() {
             assert!(report.udp && v4.works && report.servers[0].tests_nats);
             assert_eq!(report.ipv6, None);
             assert_eq!(
-                report.to_api(false, Vec::new()).mapping == NatKind::None,
+                report.to_api(false, None).mapping == NatKind::None,
                 mapping == Kind::None
             );
         }
@@ -206,7 +207,7 @@ fn blocked_udp_is_told_within_seconds_and_names_the_server() {
     let (report, took) = net.check(&[at("198.51.100.1:3478"), at("[2001:db8::1]:3478")]);
     assert!(took < Duration::from_secs(3), "{took:?}");
     assert!(!report.udp);
-    let told = report.to_api(true, Vec::new());
+    let told = report.to_api(true, None);
     assert_eq!(
         (told.mapping, told.servers.len(), told.ipv4),
         (NatKind::Blocked, 2, None)
@@ -223,7 +224,7 @@ fn blocked_udp_is_told_within_seconds_and_names_the_server() {
 
 #[test]
 fn no_server_gives_a_report_at_once() {
-    let check = NetCheck::new(Instant::now(), &[], ChaCha12Rng::seed_from_u64(1));
+    let check = NetCheck::new(Instant::now(), &[], &[at(HOST)], ChaCha12Rng::seed_from_u64(1));
     assert!(!check.report().unwrap().udp);
     assert_eq!(check.poll_timeout(), None);
 }
@@ -231,11 +232,64 @@ fn no_server_gives_a_report_at_once() {
 #[test]
 fn answers_to_nobodys_question_change_nothing() {
     let now = Instant::now();
-    let mut check = NetCheck::new(now, &[at("198.51.100.1:3478")], ChaCha12Rng::seed_from_u64(1));
+    let mut check = NetCheck::new(
+        now,
+        &[at("198.51.100.1:3478")],
+        &[at(HOST)],
+        ChaCha12Rng::seed_from_u64(1),
+    );
     let before = check.poll_timeout();
     let foreign = binding_answer(&crate::ice::binding_request([1; 12], None), at("192.0.2.9:9"), None);
     assert!(!check.handle_udp(now, at(HOST), at("198.51.100.1:3478"), &foreign));
     let (_, own) = check.poll_transmit().unwrap();
     assert!(!check.handle_udp(now, at(HOST), at("198.51.100.1:3478"), &own));
     assert_eq!(check.poll_timeout(), before);
+}
+
+#[test]
+fn a_server_whose_other_address_was_asked_too_does_not_test_filtering() {
+    let mut net = Net::new(Kind::Endpoint, Kind::Address);
+    let (first, second) = net.testers[0];
+    let same_host = SocketAddr::new(second.ip(), first.port());
+    let (report, _) = net.check(&[first, same_host]);
+    let v4 = report.ipv4.unwrap();
+    assert!(
+        matches!(v4.filtering, FilteringKind::Unknown { .. }),
+        "{:?}",
+        v4.filtering
+    );
+    assert_eq!(v4.mapping, MappingKind::EndpointIndependent);
+}
+
+#[test]
+fn a_family_without_an_address_is_named_and_not_asked() {
+    let servers = [at("[2001:db8::1]:3478")];
+    let mut check = NetCheck::new(Instant::now(), &servers, &[at(HOST)], ChaCha12Rng::seed_from_u64(1));
+    assert_eq!(check.poll_transmit(), None);
+    let report = check.report().unwrap();
+    assert_eq!(report.ipv6, None);
+    let problem = report.servers[0].problem.as_ref().unwrap();
+    assert!(problem.contains("no IPv6 address"), "{problem}");
+}
+
+#[test]
+fn without_a_nat_an_unspecified_local_address_is_no_nat_either() {
+    let now = Instant::now();
+    let server = at("198.51.100.1:3478");
+    let mut check = NetCheck::new(now, &[server], &[at(HOST)], ChaCha12Rng::seed_from_u64(1));
+    while let Some((_, question)) = check.poll_transmit() {
+        check.handle_udp(
+            now,
+            at("0.0.0.0:5000"),
+            server,
+            &binding_answer(&question, at(HOST), None),
+        );
+    }
+    while let Some(due) = check.poll_timeout() {
+        check.handle_timeout(due);
+    }
+    assert_eq!(
+        check.report().unwrap().ipv4.as_ref().unwrap().mapping,
+        MappingKind::NoNat
+    );
 }

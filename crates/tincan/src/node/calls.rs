@@ -68,10 +68,7 @@ impl Node {
                 ErrorKind::NotSupported,
                 "the process around the engine answers this, not the engine",
             )),
-            LinkCall::CheckNetwork(_) => Err(ApiError::new(
-                ErrorKind::NotSupported,
-                "net.check is not supported by this build",
-            )),
+            LinkCall::CheckNetwork(servers) => return self.begin_check(now, id, servers).err().map(Err),
         })
     }
 
@@ -313,6 +310,7 @@ impl Node {
         }
         self.relay_faults
             .retain(|label, _| servers.iter().any(|server| server.label == *label));
+        self.check_gives_way(now);
         self.relays.set_servers(now, servers);
         self.is_dirty = true;
     }
@@ -520,11 +518,11 @@ impl Node {
     }
 }
 
-fn done<T: Serialize>(value: T) -> Answer {
+pub(super) fn done<T: Serialize>(value: T) -> Answer {
     serde_json::to_value(value).map_err(|error| ApiError::new(ErrorKind::Internal, error.to_string()))
 }
 
-fn invalid(field: &str, sentence: impl Into<String>) -> ApiError {
+pub(super) fn invalid(field: &str, sentence: impl Into<String>) -> ApiError {
     ApiError::new(ErrorKind::InvalidParams, sentence).field(field)
 }
 
@@ -570,7 +568,7 @@ pub(super) fn label_of(server: &TurnServer) -> String {
     server.name.clone().unwrap_or_else(|| server.address.ip().to_string())
 }
 
-fn to_turn(server: &TurnServer) -> Result<turn::TurnServer, ApiError> {
+pub(super) fn to_turn(server: &TurnServer) -> Result<turn::TurnServer, ApiError> {
     let transport = match server.transport {
         api::link::TurnTransport::Udp => turn::TurnTransport::Udp,
         api::link::TurnTransport::Tcp => turn::TurnTransport::Tcp,

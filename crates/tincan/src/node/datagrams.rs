@@ -66,7 +66,9 @@ impl Node {
 
     /// Something happened to a byte stream to a TURN server.
     pub fn handle_stream(&mut self, now: Instant, stream: StreamId, input: StreamInput<'_>) {
-        self.relays.handle_stream(now, stream, input);
+        if !self.check_stream(now, stream, &input) {
+            self.relays.handle_stream(now, stream, input);
+        }
         self.settle(now);
     }
 
@@ -112,7 +114,7 @@ impl Node {
     /// What the fast path does not know.
     fn handle_rest(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, bytes: &mut [u8]) {
         // Known by server and transaction; before the relays, as one address may serve STUN and TURN.
-        if self.gatherer.handle_udp(now, local, remote, bytes) {
+        if self.check_datagram(now, local, remote, bytes) || self.gatherer.handle_udp(now, local, remote, bytes) {
             return;
         }
         match self.relays.handle_udp(now, remote, bytes) {

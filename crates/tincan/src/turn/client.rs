@@ -34,6 +34,8 @@ const AFTER_LAST: Duration = Duration::from_millis(1500);
 const ALLOCATE_WITHIN: Duration = Duration::from_millis(4500);
 /// A permission or channel unused for this long is not refreshed any more (it lasts 5 or 10 minutes at the server).
 const UNUSED_AFTER: Duration = Duration::from_secs(300);
+/// The client sends its requests at least so far apart.
+const REQUEST_SPACING: Duration = Duration::from_millis(50);
 /// Where the client says "now" and nothing moves, it is asked again after this.
 const STALLED: Duration = Duration::from_millis(50);
 
@@ -304,7 +306,9 @@ impl Client {
         if let Some(api) = &mut self.api
             && api.delete(at).is_ok()
         {
-            self.pump(now);
+            // The client spaces requests out and will not be asked again: let this one go now.
+            let next_request = now + REQUEST_SPACING;
+            self.pump(next_request);
         }
         self.ended = true;
         self.relayed.clear();

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::frame::tests::frame;
 use crate::keys::{DeviceSecret, NodeKey};
 use crate::node::{CallId, IfAddr, NicEffect, Node, NodeConfig, Output};
-use crate::turn::TlsTrust;
+use crate::turn::{StreamId, StreamInput, StreamOutput, TlsTrust};
 
 pub(super) const NETWORK: NetworkId = NetworkId([42; 32]);
 pub(super) const DELAY: Duration = Duration::from_millis(10);
@@ -77,6 +77,8 @@ pub(super) struct World {
     pub(super) signals: Vec<(NodeId, Vec<u8>)>,
     /// Every datagram that was sent: from, to, bytes.
     pub(super) sent: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
+    /// What was to be done with streams: host, stream, what.
+    pub(super) streams: Vec<(usize, StreamId, StreamOutput)>,
     sent_count: u64,
     pub(super) keep_sent: bool,
     next_call: u64,
@@ -117,6 +119,7 @@ impl World {
             hold_signals: false,
             signals: Vec::new(),
             sent: Vec::new(),
+            streams: Vec::new(),
             sent_count: 0,
             keep_sent: false,
             next_call: 0,
@@ -331,6 +334,11 @@ impl World {
         self.arrive(Arrival::Datagram { from, to, bytes });
     }
 
+    pub(super) fn stream(&mut self, host: usize, stream: StreamId, input: StreamInput<'_>) {
+        self.hosts[host].node.handle_stream(self.now, stream, input);
+        self.drain();
+    }
+
     fn later(&mut self, arrival: Arrival) {
         self.serial += 1;
         self.queue.insert((self.now + DELAY, self.serial), arrival);
@@ -369,7 +377,8 @@ impl World {
                     .node
                     .handle_nic(self.now, config.network, Ok("ipop0".into()));
             }
-            Output::Stream(..) | Output::Nic(_) | Output::Names(_) | Output::Root(_) | Output::Snapshot(_) => {}
+            Output::Stream(stream, output) => self.streams.push((at, stream, output)),
+            Output::Nic(_) | Output::Names(_) | Output::Root(_) | Output::Snapshot(_) => {}
         }
     }
 
