@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use xmpp_parsers::jid::{FullJid, Jid};
+use jid::{FullJid, Jid};
 
 use super::muc::{Delivery, NS_MUC, Rooms};
 use super::outbox::{Cut, Outbox};

@@ -8,7 +8,7 @@
 use std::time::Instant;
 
 use data_encoding::BASE64;
-use xmpp_parsers::jid::{Jid, NodePart};
+use jid::{Jid, NodePart};
 
 use super::guard::Origin;
 use super::hub::SessionId;

@@ -38,11 +38,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use data_encoding::BASE64;
+use jid::DomainPart;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use xmpp_parsers::jid::DomainPart;
 
 pub use crate::xml::{XmlError, read_stream};
 pub use turn::{FrameError, RelayAddress, TurnConfig, answer_stranger, channel_data, frame_length, turn_user_of};

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use xmpp_parsers::jid::FullJid;
+use jid::FullJid;
 
 use super::limits;
 use super::stanza::Condition;
