@@ -71,6 +71,17 @@ pub fn is_first_flight(config: &HandshakeConfig<'_>, datagram: &[u8]) -> bool {
     destination_id(datagram) == Some(&gate.first_flight[..]) && gate.open(datagram).is_some()
 }
 
+/// Puts the tag behind a datagram that the peer of `config` would put there: what its holder of the link secret can do.
+#[doc(hidden)]
+pub fn fuzz_gate(config: &HandshakeConfig<'_>, datagram: &mut Vec<u8>) {
+    let mut identity = Identity::new(config);
+    identity.role = match identity.role {
+        Role::Client => Role::Server,
+        Role::Server => Role::Client,
+    };
+    identity.gate(config.link_secret).close(datagram);
+}
+
 /// One handshake and the stream that it leaves behind.
 pub struct Handshake {
     identity: Identity,

@@ -217,6 +217,15 @@ pub fn open_from(to: &NodeKey, blob: &[u8]) -> Result<(NodeId, Vec<u8>), OpenErr
 
 static SUITE: &dyn Hpke = DH_KEM_X25519_HKDF_SHA256_AES_256;
 
+/// Reads what a sealed blob holds, for fuzzing: only somebody who can seal gets there.
+#[doc(hidden)]
+pub fn fuzz_inner(inner: &[u8]) {
+    if let Some((_, signature, plaintext)) = parse_inner(inner) {
+        assert!(signature.len() == 64 && INNER_HEAD + plaintext.len() <= inner.len());
+        assert!(inner.len() < INNER_HEAD + plaintext.len() + STEP);
+    }
+}
+
 fn parse_inner(inner: &[u8]) -> Option<(NodeId, &[u8], &[u8])> {
     let (sender, rest) = inner.split_first_chunk::<32>()?;
     let (signature, rest) = rest.split_at_checked(64)?;

@@ -1,0 +1,160 @@
+//! What servers, clients and strangers say on a rendezvous' port.
+
+use rendezvous::sasl::{Client, Hash, Mechanism, Offered, Opening, SaslError, StoredKeys};
+use rendezvous::server::{answer_stranger, channel_data, frame_length, read_stream};
+
+/// More iterations than this are allowed, but would slow the fuzzer down.
+const ITERATIONS_TRIED: u32 = 5_000;
+/// Realm, nonce, software and a fingerprint.
+const AMPLIFICATION_MAX: usize = 256;
+const NONCE: &str = "fyko+d2lbbFgONRv9qkxdawL";
+
+/// A stream of XML, whole.
+pub(crate) fn xml_stream(bytes: &[u8]) {
+    if let Ok(stanzas) = read_stream(bytes) {
+        // The shortest stanza is "<a/>".
+        assert!(stanzas <= bytes.len() / 4);
+    }
+}
+
+/// A server's challenge, a line feed, its last word.
+pub(crate) fn scram_client(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let (first, last) = text.split_once('\n').unwrap_or((text, ""));
+    if first.split(',').any(is_slow) {
+        return;
+    }
+    for hash in [Hash::Sha1, Hash::Sha256] {
+        let client = Client::new("user", "pencil", Mechanism::new(hash, false), None, NONCE.into());
+        let client = client.expect("the user, password and nonce are good");
+        match client.answer(first) {
+            Ok((answer, verify)) => {
+                assert!(answer.starts_with("c=biws,r=") && first.contains(NONCE));
+                // Nothing in the fuzzer knows the password's server key but the seed that was made with it.
+                if verify.check(last).is_ok() {
+                    assert!(last.starts_with("v="));
+                }
+            }
+            Err(error) => assert_ne!(error, SaslError::WrongPassword, "the server proves nothing here"),
+        }
+    }
+}
+
+fn is_slow(attribute: &str) -> bool {
+    let count = attribute.strip_prefix("i=").and_then(|text| text.parse().ok());
+    count.is_some_and(|count: u32| count > ITERATIONS_TRIED)
+}
+
+/// A client's first message, a line feed, its proof.
+pub(crate) fn scram_server(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let (first, last) = text.split_once('\n').unwrap_or((text, ""));
+    let offers = [
+        (false, Offered::NoBinding),
+        (true, Offered::Exporter(&[7; 32])),
+        (false, Offered::Exporter(&[7; 32])),
+    ];
+    for (plus, offered) in offers {
+        let Ok(opening) = Opening::parse(first, plus, offered) else {
+            continue;
+        };
+        assert!(!opening.user.is_empty());
+        // Keys of nobody: no proof may ever fit.
+        let keys = StoredKeys::decoy(b"server secret", &opening.user);
+        let (challenge, challenged) = opening.challenge(&keys, NONCE).expect("the nonce is good");
+        assert!(challenge.contains(NONCE));
+        assert!(challenged.verify(last).is_err());
+    }
+}
+
+/// TURN on a stream: frames cut out, channel data read.
+pub(crate) fn turn_wire(bytes: &[u8]) {
+    let mut rest = bytes;
+    while let Ok(Some(length)) = frame_length(rest) {
+        assert!(length >= 4);
+        let Some((frame, tail)) = rest.split_at_checked(length) else {
+            break;
+        };
+        if let Some((number, data)) = channel_data(frame) {
+            assert!((0x4000..=0x4fff).contains(&number));
+            assert!(data.len() + 4 <= frame.len() && frame.len() - data.len() < 8);
+        }
+        rest = tail;
+    }
+    let _ = channel_data(bytes);
+}
+
+/// A stranger's datagram at the TURN server.
+pub(crate) fn stranger(bytes: &[u8]) {
+    if let Some(answer) = answer_stranger(bytes) {
+        // An answer that is much longer than its question would be a gift to attackers with forged addresses.
+        assert!(answer.len() <= bytes.len() + AMPLIFICATION_MAX);
+        assert_eq!(answer[8..20], bytes[8..20], "it answers that question");
+    }
+}
+
+/// RFC 5802 section 5, and one with what is refused.
+pub(crate) fn challenges() -> Vec<Vec<u8>> {
+    let good = format!("r={NONCE}3rfcNHYJY1ZVvWVs7j,s=QSXCR+Q6sek8bf92,i=4096\nv=rmF9pqV8S7suAoZWja4dJRkFsKQ=");
+    let bad = format!("r={NONCE}x,s=QSXCR+Q6sek8bf92,i=1\ne=invalid-proof");
+    vec![good.into_bytes(), bad.into_bytes()]
+}
+
+/// What clients say, with and without channel binding.
+pub(crate) fn openings() -> Vec<Vec<u8>> {
+    let proof = "p=v0X8v3Bz2T0CJGbJQyF0X+HI4Ts=";
+    let texts = [
+        format!("n,,n=user,r=abcdefgh\nc=biws,r=abcdefgh{NONCE},{proof}"),
+        format!("y,,n=us=3Der,r=abcdefgh\nc=eSws,r=abcdefgh{NONCE},{proof}"),
+        format!("p=tls-exporter,,n=user,r=abcdefgh\nc=cD10bHMtZXhwb3J0ZXIsLA==,r=abcdefgh{NONCE},{proof}"),
+    ];
+    texts.map(String::into_bytes).to_vec()
+}
+
+/// STUN and TURN requests without credentials.
+pub(crate) fn requests() -> Vec<Vec<u8>> {
+    let request = |kind: u16, attributes: &[u8]| {
+        let length = u16::try_from(attributes.len()).expect("it is short");
+        let head = [
+            &kind.to_be_bytes()[..],
+            &length.to_be_bytes(),
+            &[0x21, 0x12, 0xa4, 0x42],
+            &[7; 12],
+        ]
+        .concat();
+        [&head, attributes].concat()
+    };
+    let udp = [0, 0x19, 0, 4, 17, 0, 0, 0];
+    vec![
+        request(1, &[]),
+        request(3, &udp),
+        request(3, &[&udp[..], &[0, 6, 0, 3, b'a', b'n', b'n', 0]].concat()),
+        request(4, &[0, 0x0d, 0, 4, 0, 0, 2, 0x58]),
+        request(
+            0x16,
+            &[0, 0x12, 0, 8, 0, 1, 0x5e, 0x12, 0xe1, 0xba, 0xa5, 0x43, 0, 0x13, 0, 0],
+        ),
+    ]
+}
+
+/// STUN and channel data behind each other, the last one cut short.
+pub(crate) fn turn_frames() -> Vec<Vec<u8>> {
+    let channel = [0x40, 1, 0, 5, b'h', b'e', b'l', b'l', b'o', 0, 0, 0];
+    let requests = requests();
+    let all = [&requests[0][..], &channel, &requests[1], &channel[..7]].concat();
+    vec![all, channel.to_vec(), requests[1].clone()]
+}
+
+/// A client from its stream header on.
+pub(crate) fn xml_streams() -> Vec<Vec<u8>> {
+    let head = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' to='rdv.example' version='1.0' \
+                xmlns:stream='http://etherx.jabber.org/streams'>";
+    let stanzas = [
+        "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>",
+        "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='SCRAM-SHA-256'>biwsbj11c2VyLHI9YWJj</auth>",
+        "<iq type='set' id='1'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq> <presence \
+         to='room@muc.rdv.example/ann'><x xmlns='http://jabber.org/protocol/muc'/></presence>",
+        "<message to='a@b/c' xml:lang='en'><body>&lt;&amp;&#65;<![CDATA[<x>]]></body></message></stream:stream>",
+    ];
+    stanzas.map(|stanza| format!("{head}{stanza}").into_bytes()).to_vec()
+}

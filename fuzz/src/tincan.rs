@@ -1,0 +1,7 @@
+//! What reaches the data plane from sockets, NICs and peers.
+
+pub(crate) mod ice;
+pub(crate) mod link;
+pub(crate) mod records;
+pub(crate) mod servers;
+pub(crate) mod signals;
