@@ -235,7 +235,7 @@ impl NetCheck {
             report: None,
         };
         for server in wanted.into_iter().filter(|server| has_family(own, *server)) {
-            check.ask(now, Purpose::Basic, server);
+            check.ask(now, usize::from(server.is_ipv6()), Purpose::Basic, server);
         }
         check.advance(now);
         check
@@ -317,7 +317,8 @@ impl NetCheck {
         self.report.as_ref()
     }
 
-    fn ask(&mut self, now: Instant, purpose: Purpose, target: SocketAddr) {
+    /// `family` is the one that wants to know: behind NAT64 an IPv6 server names an IPv4 address, to be asked for IPv6.
+    fn ask(&mut self, now: Instant, family: usize, purpose: Purpose, target: SocketAddr) {
         let mut id = [0; 12];
         self.rng.fill_bytes(&mut id);
         let change = match purpose {
@@ -325,7 +326,7 @@ impl NetCheck {
             Purpose::FromOtherPort => Some(ChangeRequest::Port),
             _ => None,
         };
-        self.families[usize::from(target.is_ipv6())].probes.push(Probe {
+        self.families[family].probes.push(Probe {
             purpose,
             target,
             change,
@@ -342,7 +343,7 @@ impl NetCheck {
     fn advance(&mut self, now: Instant) {
         for family in 0..self.families.len() {
             for (purpose, target) in self.families[family].next_questions() {
-                self.ask(now, purpose, target);
+                self.ask(now, family, purpose, target);
             }
         }
         let open = self.families.iter().any(|family| family.is_open());
