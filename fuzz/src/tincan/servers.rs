@@ -27,12 +27,13 @@ pub(crate) fn turn_framer(bytes: &[u8]) {
 
 const SERVERS: [&str; 3] = ["198.51.100.1:3478", "198.51.100.2:3479", "[2001:db8::1]:3478"];
 const HOST: &str = "10.0.0.2:5000";
+const HOST_V6: &str = "[2001:db8::2]:5000";
 
 /// Steps: a raw datagram, an answer (type and attributes from the script, transaction from the last question), time.
 pub(crate) fn netcheck(bytes: &[u8]) {
     let servers = SERVERS.map(at);
     let mut now = *START;
-    let mut check = NetCheck::new(now, &servers, ChaCha12Rng::seed_from_u64(1));
+    let mut check = NetCheck::new(now, &servers, &[HOST, HOST_V6].map(at), ChaCha12Rng::seed_from_u64(1));
     let mut asked: VecDeque<Vec<u8>> = VecDeque::new();
     let mut script = Script(bytes);
     for _ in 0..Script::STEPS {
