@@ -1,5 +1,7 @@
 //! Promises of the engine, each played by a few nodes in virtual time.
 
+mod life;
+mod rekey;
 mod servers;
 mod world;
 

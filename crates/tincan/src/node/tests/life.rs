@@ -1,0 +1,223 @@
+//! Links that begin together, end in the middle of traffic, or carry frames too large for their path.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use api::link::{Event, LinkCall, LinkPhase};
+
+use super::world::{DELAY, World, inner, inner_frame};
+use super::{count, is_down, is_up, ms};
+use crate::fast::{self, Outbound};
+use crate::forward::DropReason;
+use crate::frame::Frame;
+use crate::frame::tests::frame;
+use crate::limits;
+
+#[test]
+fn dialling_at_nearly_the_same_time_makes_one_link() {
+    for after in 0..60 {
+        for (first, second) in [(0, 1), (1, 0)] {
+            let mut world = World::new(2, after % 2 == 0);
+            world.open(first, second);
+            world.run(ms(after));
+            world.open(second, first);
+            world.run(ms(3000));
+            for (host, peer) in [(0, 1), (1, 0)] {
+                assert!(world.is_up(host, peer), "{first} first, {after} ms");
+                let ups = count(&world.hosts[host].events, is_up);
+                assert_eq!(ups, 1, "{first} first, {after} ms: {:?}", world.hosts[host].events);
+                assert_eq!(
+                    count(&world.hosts[host].events, is_down),
+                    0,
+                    "{first} first, {after} ms"
+                );
+            }
+            world.send(0, 1, b"a");
+            world.send(1, 0, b"b");
+            world.run(ms(50));
+            assert_eq!(world.hosts[1].frames, [inner_frame(0, 1, b"a")]);
+            assert_eq!(world.hosts[0].frames, [inner_frame(1, 0, b"b")]);
+        }
+    }
+}
+
+#[test]
+fn a_link_comes_up_over_a_path_that_loses_every_third_datagram() {
+    for phase in 0..6u64 {
+        let mut world = World::new(2, false);
+        world.lose_every = Some(3);
+        for _ in 0..phase {
+            world.send(0, 1, b"x");
+        }
+        world.open(0, 1);
+        world.run(Duration::from_secs(15));
+        assert!(world.is_up(0, 1) && world.is_up(1, 0), "phase {phase}");
+    }
+}
+
+#[test]
+fn a_peer_removed_under_traffic_is_cut_at_once_and_told() {
+    let mut world = World::linked();
+    for n in 0..50u32 {
+        world.send(0, 1, &n.to_be_bytes());
+        world.send(1, 0, &n.to_be_bytes());
+        world.run(ms(3));
+    }
+    let before = world.hosts[0].node.snapshot();
+    let peer = world.peer_ref(1);
+    world.ask(0, LinkCall::RemovePeer(peer)).unwrap();
+    let received = world.hosts[0].frames.len();
+    // What was on its way arrives at closed doors.
+    for n in 0..50u32 {
+        world.send(0, 1, &n.to_be_bytes());
+        world.send(1, 0, &n.to_be_bytes());
+        world.run(ms(3));
+    }
+    assert_eq!(world.hosts[0].frames.len(), received + unreachables(&world, 0));
+    assert_eq!(count(&world.hosts[1].events, is_down), 1);
+    let after = world.hosts[0].node.snapshot();
+    assert!(before.receivers.len() == 1 && after.receivers.is_empty());
+    assert!(after.networks[0].routes.is_empty());
+    let state = world.state(0);
+    assert!(state.networks[0].peers.is_empty());
+    assert!(state.drops["unknown_receiver"] > 0 && state.networks[0].drops["no_route"] == 50);
+    // Its signals are a stranger's now, and it comes back only when it is set again.
+    world.open(1, 0);
+    world.run(ms(1000));
+    assert!(world.state(0).drops["signal_stranger"] > 0);
+    world.set_peer(0, 1);
+    world.open(0, 1);
+    world.run(ms(3000));
+    assert!(world.is_up(0, 1) && world.is_up(1, 0));
+}
+
+/// ICMP errors that a host's own NIC was given.
+fn unreachables(world: &World, host: usize) -> usize {
+    let own = inner(host as u8 + 1);
+    let is_error = |bytes: &&Vec<u8>| matches!(Frame::parse(bytes), Ok(f) if f.destination == own[0] && bytes[9] == 1);
+    world.hosts[host].frames.iter().filter(is_error).count()
+}
+
+#[test]
+fn a_worker_with_an_old_snapshot_does_no_harm_after_a_peer_is_removed() {
+    let mut world = World::linked();
+    let old = world.hosts[0].node.snapshot();
+    let peer = world.peer_ref(1);
+    world.ask(0, LinkCall::RemovePeer(peer)).unwrap();
+    world.run(ms(100));
+    let mut lanes = fast::Lanes::new(1).unwrap();
+    let sent = inner_frame(0, 1, b"late");
+    let mut buffer = vec![0; fast::HEADROOM];
+    buffer.extend_from_slice(&sent);
+    buffer.resize(buffer.len() + fast::TAILROOM, 0);
+    let Outbound::Sealed { range, slot, .. } = fast::outbound(&old, &mut lanes, super::world::NETWORK, &mut buffer)
+    else {
+        panic!("the old snapshot seals");
+    };
+    let now = world.now;
+    world.hosts[0].node.handle_wake(now, slot);
+    let (from, to) = (world.hosts[0].addresses[0], world.hosts[1].addresses[0]);
+    world.inject(from, to, &buffer[range]);
+    world.run(ms(100));
+    assert!(world.hosts[1].frames.is_empty());
+    assert_eq!(world.peer(1, 0).phase, LinkPhase::Idle);
+}
+
+#[test]
+fn a_network_removed_under_traffic_leaves_nothing() {
+    let mut world = World::linked();
+    world.send(0, 1, b"x");
+    let network = api::link::NetworkRef {
+        network: super::world::NETWORK,
+    };
+    world.ask(0, LinkCall::RemoveNetwork(network)).unwrap();
+    world.send(0, 1, b"y");
+    world.run(ms(500));
+    let snapshot = world.hosts[0].node.snapshot();
+    assert!(snapshot.networks.is_empty() && snapshot.receivers.is_empty() && snapshot.links.is_empty());
+    assert!(world.state(0).networks.is_empty());
+    assert_eq!(count(&world.hosts[1].events, is_down), 1);
+    assert_eq!(world.hosts[1].frames, [inner_frame(0, 1, b"x")]);
+    assert_eq!(world.hosts[0].node.poll_timeout(), None);
+}
+
+#[test]
+fn shutdown_tells_every_peer() {
+    let mut world = World::new(3, false);
+    for peer in [1, 2] {
+        world.open(0, peer);
+    }
+    world.run(ms(1000));
+    let now = world.now;
+    world.hosts[0].node.shutdown(now);
+    world.run(DELAY * 2);
+    for host in [1, 2] {
+        assert_eq!(world.peer(host, 0).phase, LinkPhase::Idle);
+        let reasons: Vec<_> = world.hosts[host]
+            .events
+            .iter()
+            .filter_map(|event| match event {
+                Event::LinkDown { reason, .. } => Some(reason.as_str()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(reasons, ["the peer closed the link"]);
+    }
+    assert_eq!(world.hosts[0].node.poll_timeout(), None);
+}
+
+#[test]
+fn a_frame_too_large_for_the_path_is_answered_with_the_size_that_fits() {
+    for family in [0, 1] {
+        let mut world = World::linked();
+        let remote = world.hosts[1].addresses[0];
+        let now = world.now;
+        // The kernel refused a full frame of 1400 bytes.
+        world.hosts[0]
+            .node
+            .handle_too_big(now, remote, 1400 + crate::record::OVERHEAD);
+        let [source, destination] = [inner(1)[family], inner(2)[family]];
+        let head = if family == 0 { 20 } else { 40 };
+        let make = |length: usize| frame(&source.to_string(), &destination.to_string(), &vec![7; length - head]);
+        let (fits, too_big) = (make(1340), make(1341));
+        world.send_frame(0, &fits);
+        world.send_frame(0, &too_big);
+        world.run(ms(50));
+        assert_eq!(world.hosts[1].frames, [fits]);
+        let [answer] = &world.hosts[0].frames[..] else {
+            panic!("one answer: {:?}", world.hosts[0].frames);
+        };
+        assert_eq!(Frame::parse(answer).unwrap().destination, source);
+        // RFC 1191: 16 bits at 26; RFC 4443 section 3.2: 32 bits at 44.
+        let told = match source {
+            IpAddr::V4(_) => u32::from(u16::from_be_bytes([answer[26], answer[27]])),
+            IpAddr::V6(_) => u32::from_be_bytes(answer[44..48].try_into().unwrap()),
+        };
+        assert_eq!(told, 1340);
+        assert_eq!(world.state(0).networks[0].drops[DropReason::TooBig.name()], 1);
+        // However often the kernel refuses, what IPv6 demands is still tried.
+        for _ in 0..10 {
+            world.hosts[0].node.handle_too_big(now, remote, 100);
+        }
+        world.hosts[1].frames.clear();
+        let smallest = make(usize::from(limits::MTU_MIN));
+        world.send_frame(0, &smallest);
+        world.run(ms(50));
+        assert_eq!(world.hosts[1].frames, [smallest]);
+    }
+}
+
+#[test]
+fn too_big_for_one_address_changes_no_other_path() {
+    let mut world = World::new(3, false);
+    for peer in [1, 2] {
+        world.open(0, peer);
+    }
+    world.run(ms(1000));
+    let (remote, now) = (world.hosts[1].addresses[0], world.now);
+    world.hosts[0].node.handle_too_big(now, remote, 1300);
+    let large = inner_frame(0, 2, &[7; 1360]);
+    world.send_frame(0, &large);
+    world.run(ms(50));
+    assert_eq!(world.hosts[2].frames, [large]);
+}
