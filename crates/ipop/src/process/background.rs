@@ -9,9 +9,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use api::control::{ControlCall, ControllerInfo};
+use api::control::ControlCall;
 use api::rendezvous::ServerAddress;
 use api::rpc::Empty;
+use api::status::Status;
 
 use super::server::Settings;
 use crate::client::{Client, NotRunning};
@@ -23,34 +24,40 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The XMPP client port (RFC 6120 section 14.7), which the embedded server uses for TURN too.
 const PORT: u16 = 5222;
 
-/// Starts a daemon in the background unless one answers already.
+/// Starts a daemon in the background unless one runs already; returns when both its processes answer.
 pub(crate) fn ensure_running(state: &StateDir) -> anyhow::Result<()> {
-    match answers(state) {
-        Ok(()) => return Ok(()),
-        Err(error) if !error.is::<NotRunning>() => return Err(error),
-        Err(_) => {}
-    }
-    state.prepare()?;
-    let mut daemon = spawn(state)?;
+    let mut started = match is_ready(state) {
+        Ok(true) => return Ok(()),
+        Ok(false) => None,
+        Err(error) if error.is::<NotRunning>() && os::StateLock::holder(state.path()).is_none() => {
+            state.prepare()?;
+            Some(spawn(state)?)
+        }
+        Err(error) if error.is::<NotRunning>() => None,
+        Err(error) => return Err(error),
+    };
     let deadline = Instant::now() + READY_WITHIN;
     while Instant::now() < deadline {
-        if answers(state).is_ok() {
-            return os::write_atomic(&pid_file(state), daemon.id().to_string().as_bytes(), 0o600)
-                .context("cannot note the daemon's process id");
+        if let Ok(true) = is_ready(state) {
+            return Ok(());
         }
-        if let Ok(Some(_)) = daemon.try_wait() {
+        if let Some(daemon) = &mut started
+            && let Ok(Some(_)) = daemon.try_wait()
+        {
             bail!("the daemon ended at once: {}", last_words(state));
         }
         std::thread::sleep(LOOK_EVERY);
     }
-    os::terminate(daemon.id());
+    if let Some(daemon) = started {
+        os::terminate(daemon.id());
+    }
     bail!("the daemon was started but does not answer: {}", last_words(state))
 }
 
-fn answers(state: &StateDir) -> anyhow::Result<()> {
-    let info: ControllerInfo = Client::connect(state)?.call(&ControlCall::Info(Empty {}), READY_WITHIN)?;
-    tracing::debug!(pid = info.pid, "the controller answers");
-    Ok(())
+/// Whether both processes answer; an error where nobody does.
+fn is_ready(state: &StateDir) -> anyhow::Result<bool> {
+    let status: Status = Client::connect(state)?.call(&ControlCall::Status(Empty {}), READY_WITHIN)?;
+    Ok(status.tincan)
 }
 
 fn spawn(state: &StateDir) -> anyhow::Result<Child> {
@@ -69,7 +76,10 @@ fn spawn(state: &StateDir) -> anyhow::Result<Child> {
         .stderr(log)
         .process_group(0)
         .current_dir("/");
-    command.spawn().context("cannot start the daemon")
+    let daemon = command.spawn().context("cannot start the daemon")?;
+    os::write_atomic(&pid_file(state), daemon.id().to_string().as_bytes(), 0o600)
+        .context("cannot note the daemon's process id")?;
+    Ok(daemon)
 }
 
 fn last_words(state: &StateDir) -> String {
