@@ -13,7 +13,7 @@ fn replay(target: &Target, what: &str, bytes: &[u8]) {
     let outcome = catch_unwind(AssertUnwindSafe(|| (target.run)(bytes)));
     if outcome.is_err() {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{what}", target.name));
-        fs::write(&path, bytes).unwrap();
+        fs::write(&path, bytes).expect("the corpus folder can be written");
         let folder = corpus::root().join(target.name);
         panic!(
             "{} breaks at {what}: the input is in {}; mend it, then keep the input in {}",

@@ -165,9 +165,10 @@ impl Node {
                 // Only a machine that slept meanwhile gets here.
                 for probe in &mut check.turn {
                     probe.abandon(now);
-                    probe.drain(now, |output| match output {
-                        RelayOutput::Stream(stream, output) => self.out.push_back(Output::Stream(stream, output)),
-                        _ => {}
+                    probe.drain(now, |output| {
+                        if let RelayOutput::Stream(stream, output) = output {
+                            self.out.push_back(Output::Stream(stream, output));
+                        }
                     });
                 }
                 let text = format!("the check was not over within {} s: try again", CHECK_TIME.as_secs());
