@@ -1,0 +1,78 @@
+//! Every pair of sites is linked, directly exactly where the table of the oracle says that it can be.
+
+use api::status::Connection;
+use lab::{Failure, LINK_WITHIN, Node, Rendezvous, Rig, Site, oracle};
+
+use Site::{DualStack, FullCone, Ipv6Only, PortRestricted, Public, Symmetric, UdpBlocked};
+
+/// ann makes a group at one site, bob joins it at the other.
+fn pair(here: Site, there: Site) {
+    lab::run(|rig| linked(rig, here, there));
+}
+
+fn linked(rig: &mut Rig, here: Site, there: Site) -> Result<(), Failure> {
+    let server = rig.host("server", Site::Server)?;
+    let rendezvous = Rendezvous::embedded(&server)?;
+    let ann = Node::start(&rig.host("ann", here)?)?;
+    let bob = Node::start(&rig.host("bob", there)?)?;
+    let created = ann.create("home", rendezvous.address())?;
+    bob.join(&created.invite)?;
+    for (node, other) in [(&ann, &bob), (&bob, &ann)] {
+        node.wait_linked(other.host().name(), LINK_WITHIN)?;
+        for address in other.addresses()? {
+            node.wait_ping(&address.to_string(), LINK_WITHIN)?;
+        }
+    }
+    for (node, other) in [(&ann, "bob"), (&bob, "ann")] {
+        let peer = if oracle::direct(here, there) {
+            node.wait_direct(other, LINK_WITHIN)?
+        } else {
+            node.wait_linked(other, LINK_WITHIN)?
+        };
+        check_way(node.host().site(), oracle::direct(here, there), &peer.connection);
+    }
+    Ok(())
+}
+
+/// A relay of one's own is named with its transport: where no UDP passes it is TCP or TLS.
+fn check_way(own: Site, direct: bool, way: &Connection) {
+    match way {
+        Connection::Direct { .. } => assert!(direct, "the table has no direct path, but {way:?} is one"),
+        Connection::Relay { via } => {
+            assert!(!direct, "relayed via {via}, though a direct path is there");
+            assert!(own != UdpBlocked || via.contains("tcp") || via.contains("tls"), "{via}");
+        }
+        other => panic!("{other:?} is no link"),
+    }
+}
+
+macro_rules! pairs {
+    ($($name:ident: $here:expr, $there:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            pair($here, $there);
+        })*
+    };
+}
+
+pairs! {
+    public_and_public: Public, Public;
+    public_and_full_cone: Public, FullCone;
+    public_and_port_restricted: Public, PortRestricted;
+    public_and_symmetric: Public, Symmetric;
+    public_and_udp_blocked: Public, UdpBlocked;
+    full_cone_and_full_cone: FullCone, FullCone;
+    full_cone_and_port_restricted: FullCone, PortRestricted;
+    full_cone_and_symmetric: FullCone, Symmetric;
+    full_cone_and_udp_blocked: FullCone, UdpBlocked;
+    port_restricted_and_port_restricted: PortRestricted, PortRestricted;
+    port_restricted_and_symmetric: PortRestricted, Symmetric;
+    port_restricted_and_udp_blocked: PortRestricted, UdpBlocked;
+    symmetric_and_symmetric: Symmetric, Symmetric;
+    symmetric_and_udp_blocked: Symmetric, UdpBlocked;
+    udp_blocked_and_udp_blocked: UdpBlocked, UdpBlocked;
+    ipv6_only_and_dual_stack: Ipv6Only, DualStack;
+    ipv6_only_and_ipv6_only: Ipv6Only, Ipv6Only;
+    ipv6_only_and_public: Ipv6Only, Public;
+    ipv6_only_and_udp_blocked: Ipv6Only, UdpBlocked;
+}
