@@ -108,7 +108,7 @@ impl Node {
     /// Starts the daemon and does not wait.
     pub fn start_daemon(&mut self) -> Result<(), Failure> {
         let mut command = self.host.command(binary()?);
-        command.args(["daemon", "-v", "--state"]).arg(&self.state);
+        command.args(["daemon", "-vv", "--state"]).arg(&self.state);
         self.daemon = Some(self.host.spawn("daemon", &mut command)?);
         Ok(())
     }

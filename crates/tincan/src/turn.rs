@@ -200,6 +200,14 @@ impl Relays {
         self.relays.get(&relay).map(|(_, address)| *address)
     }
 
+    /// How the server of a relay is spoken to.
+    pub fn transport_of(&self, relay: RelayId) -> Option<&TurnTransport> {
+        let (at, address) = self.relays.get(&relay)?;
+        let mut clients = self.hosts.get(*at)?.clients.iter();
+        let client = clients.find(|client| client.relayed().contains(address))?;
+        Some(&client.server.transport)
+    }
+
     /// Whether datagrams from this address are a server's: looked at before the first byte.
     pub fn is_server(&self, remote: SocketAddr) -> bool {
         let remote = plain(remote);

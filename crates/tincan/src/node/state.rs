@@ -15,6 +15,7 @@ use crate::fast::LinkShared;
 use crate::ice::{CandidateKind, plain};
 use crate::link::{Link, LinkId};
 use crate::record::Cipher;
+use crate::turn::{self, RelayId};
 
 impl Node {
     /// UDP ports in use, for `tincan.info`.
@@ -77,9 +78,22 @@ impl Node {
     pub(super) fn path_state(&self, id: LinkId) -> Option<PathState> {
         let link = &self.links.get(&id)?.link;
         let mut path = link.path_state()?;
-        let relay = self.relays.relay_of(path.local);
-        path.via = relay.and_then(|relay| self.relay_labels.get(&relay).cloned());
+        path.via = self
+            .relays
+            .relay_of(path.local)
+            .and_then(|relay| self.relay_in_words(relay));
         Some(path)
+    }
+
+    /// `203.0.113.2 over TLS`.
+    fn relay_in_words(&self, relay: RelayId) -> Option<String> {
+        let label = self.relay_labels.get(&relay)?;
+        let over = match self.relays.transport_of(relay)? {
+            turn::TurnTransport::Udp => "UDP",
+            turn::TurnTransport::Tcp => "TCP",
+            turn::TurnTransport::Tls { .. } => "TLS",
+        };
+        Some(format!("{label} over {over}"))
     }
 
     fn candidate_states(&self) -> Vec<CandidateState> {
