@@ -41,8 +41,8 @@ pub use wire::{FrameError, channel_data, frame_length};
 pub struct TurnConfig {
     /// UDP addresses; port 0 takes a free one.
     pub listen: Vec<SocketAddr>,
-    /// Addresses of relay sockets; for a family without any, the address by which this host reaches the
-    /// client.
+    /// Addresses of relay sockets; for a family without any, the address by which this host reaches the client, or the
+    /// internet.
     pub relay: Vec<RelayAddress>,
     /// Ports of relay sockets; `0..=0` takes what the system gives.
     pub ports: RangeInclusive<u16>,
@@ -378,26 +378,32 @@ pub fn answer_stranger(bytes: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// The address by which this host reaches the client: where the client came to, or where a datagram to it
-/// would leave.
+/// Addresses of documentation (RFC 5737, RFC 3849), which nothing is sent to: the way there is the way to the internet.
+const ELSEWHERE: (SocketAddr, SocketAddr) = (
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), 9),
+);
+
+/// The address by which this host reaches the client: where the client came to, or where a datagram to it would leave. For
+/// the client's other family, by which it reaches peers that the client alone cannot reach: where one to anybody would.
 fn own_address(client: &Client, v4: bool) -> io::Result<IpAddr> {
     let server = client.server.ip().to_canonical();
     if server.is_ipv4() == v4 && !server.is_unspecified() {
         return Ok(server);
     }
     let peer = SocketAddr::new(client.peer.ip().to_canonical(), client.peer.port());
-    if peer.is_ipv4() != v4 {
-        return Err(io::Error::other(
-            "this client's other address family needs a configured relay address",
-        ));
-    }
+    let target = match v4 {
+        _ if peer.is_ipv4() == v4 => peer,
+        true => ELSEWHERE.0,
+        false => ELSEWHERE.1,
+    };
     let any = if v4 {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED)
     } else {
         IpAddr::V6(Ipv6Addr::UNSPECIFIED)
     };
     let probe = std::net::UdpSocket::bind(SocketAddr::new(any, 0))?;
-    probe.connect(peer)?;
+    probe.connect(target)?;
     Ok(probe.local_addr()?.ip())
 }
 
