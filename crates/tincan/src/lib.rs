@@ -8,6 +8,7 @@ pub mod fast;
 pub mod forward;
 pub mod frame;
 pub mod gather;
+pub mod gauge;
 pub mod handshake;
 pub mod ice;
 pub mod keys;

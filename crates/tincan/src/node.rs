@@ -11,6 +11,7 @@ mod calls;
 mod check;
 mod datagrams;
 mod frames;
+mod gauges;
 mod peers;
 mod signals;
 mod state;

@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use crate::gauge::Gauges;
 use crate::ice::plain;
 use crate::limits;
 use client::{Client, ClientEvent, ClientTransmit, Ending};
@@ -413,6 +414,13 @@ impl Relays {
         self.hosts[at].clients[client].release(now);
         self.flush_transmits(at, client);
         self.close_stream(at, client);
+    }
+
+    pub(crate) fn gauges(&self, all: &mut Gauges) {
+        all.add("TURN outputs", self.outputs.len(), 0);
+        for client in self.hosts.iter().flat_map(|host| &host.clients) {
+            client.gauges(all);
+        }
     }
 
     fn close_stream(&mut self, at: usize, client: usize) {

@@ -6,6 +6,7 @@ use quinn_proto::{Connection, Dir, ReadError, StreamId};
 
 use super::message::{Deframer, Hello, Kind, MessageFault, frame};
 use super::{Handshake, HandshakeEvent, MESSAGE_COST, Phase};
+use crate::gauge::Gauges;
 use crate::limits;
 use crate::session::Role;
 
@@ -31,6 +32,24 @@ pub(super) struct Incoming {
 }
 
 impl Handshake {
+    pub(crate) fn gauges(&self, all: &mut Gauges) {
+        all.add(
+            "events of a handshake",
+            self.events.len(),
+            limits::MESSAGE_INBOX / MESSAGE_COST,
+        );
+        all.add(
+            "message backlog",
+            self.outgoing.messages.len(),
+            limits::MESSAGE_BACKLOG + MESSAGE_COST,
+        );
+        all.add(
+            "message inbox",
+            self.incoming.waiting,
+            limits::MESSAGE_INBOX + 2 * limits::MESSAGE_BYTES,
+        );
+    }
+
     /// Sends what may be sent by now.
     pub(super) fn write(&mut self) {
         let Some((_, connection)) = &mut self.connection else {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use is::stun::StunMessage;
 use is::{IceAgent, Protocol};
 
-use super::{Candidate, CandidateKind, Credentials, SEARCH_INTERVAL, is_stun};
+use super::{Agent, Candidate, CandidateKind, Credentials, SEARCH_INTERVAL, is_stun};
+use crate::gauge::Gauges;
 use crate::limits;
 
 /// Smallest time between two checks of one agent (Ta).
@@ -15,6 +16,25 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 /// First retransmission of a check. `is` does not repeat a check when the peer's arrives (RFC 8445 section 7.3.1.4), so
 /// this is what a hole that the peer just punched waits for.
 pub(super) const FIRST_RETRANSMIT: Duration = Duration::from_millis(120);
+
+impl Agent {
+    pub(crate) fn gauges(&self, all: &mut Gauges) {
+        all.add("ICE outputs", self.outbox.len(), 0);
+        all.add("ICE events", self.events.len(), 0);
+        all.add("ICE attempts", self.attempts.len(), limits::ICE_ATTEMPTS);
+        all.add("early checks", self.early.len(), limits::ICE_EARLY_CHECKS);
+        all.add("local candidates", self.locals.len(), limits::ICE_LOCAL_CANDIDATES);
+        all.add("remote candidates", self.remotes.len(), limits::ICE_REMOTE_CANDIDATES);
+        all.add(
+            "remotes discovered",
+            self.discovered.len(),
+            limits::ICE_REMOTE_CANDIDATES,
+        );
+        all.add("mapped addresses", self.mapped.len(), limits::ICE_MAPPED_ADDRESSES);
+        let remotes = 2 * limits::ICE_REMOTE_CANDIDATES;
+        all.add("pairs seen", self.pairs.len(), limits::ICE_LOCAL_CANDIDATES * remotes);
+    }
+}
 
 /// Checks per second: a bucket of `ICE_CHECK_BURST`, filled with `ICE_CHECKS_PER_SECOND`.
 pub(super) struct Budget {

@@ -9,6 +9,7 @@ use super::paths::{Ends, Purpose};
 use super::{Cx, Link, LinkOutput, Phase};
 use crate::fast::KIND_FRAME;
 use crate::forward::DropReason;
+use crate::gauge::Gauges;
 use crate::ice::{Pair, PairState};
 use crate::limits;
 use crate::record::{HEADER, ReceiverIndex, TAG};
@@ -47,14 +48,14 @@ impl Link {
         let token: [u8; 8] = body.try_into().map_err(|_| DropReason::BadControl)?;
         match kind {
             PROBE | SEARCH => self.send_control(cx, ends, ANSWER, &token),
-            ANSWER => self.on_answer(cx, u64::from_be_bytes(token)),
+            ANSWER => self.on_answer(cx, ends, u64::from_be_bytes(token)),
             _ => return Err(DropReason::BadControl),
         }
         Ok(())
     }
 
-    fn on_answer(&mut self, cx: &mut Cx<'_>, token: u64) {
-        let Some(answered) = self.paths.on_answer(cx.now, token) else {
+    fn on_answer(&mut self, cx: &mut Cx<'_>, ends: Ends, token: u64) {
+        let Some(answered) = self.paths.on_answer(cx.now, token, ends.remote) else {
             return;
         };
         if answered.moved {
@@ -157,5 +158,17 @@ impl Link {
         self.out.push_back(LinkOutput::Changed);
         self.out.push_back(LinkOutput::PathChanged);
         self.transmit_carriers(cx);
+    }
+
+    pub(crate) fn gauges(&self, all: &mut Gauges) {
+        all.add("outputs of a link", self.out.len(), 0);
+        all.add("paths of a link", self.paths.iter().count(), limits::PATHS);
+        all.add("probes of a link", self.paths.probes_out(), limits::PROBES);
+        self.agent.gauges(all);
+        match &self.phase {
+            Phase::Securing(making) => making.handshake.gauges(all),
+            Phase::Up(up) => up.gauges(all),
+            _ => {}
+        }
     }
 }

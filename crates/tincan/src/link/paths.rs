@@ -141,6 +141,11 @@ impl Paths {
         }
     }
 
+    /// Probes that wait for an answer.
+    pub(crate) fn probes_out(&self) -> usize {
+        self.probes.len()
+    }
+
     /// The path in use; none while lost.
     pub(crate) fn current(&self) -> Option<Ends> {
         match self.health {
@@ -326,16 +331,20 @@ impl Paths {
         });
     }
 
-    /// The peer sent a token back: it is reached at the remote address that the probe went to.
-    pub(crate) fn on_answer(&mut self, now: Instant, token: u64) -> Option<Answered> {
+    /// The peer sent a token back, and it came from `from`. A path is one both ways: an answer from elsewhere shows
+    /// that a NAT took another mapping for it, which nothing would keep open (RFC 8445 section 7.2.5.2.1 for checks).
+    pub(crate) fn on_answer(&mut self, now: Instant, token: u64, from: SocketAddr) -> Option<Answered> {
         let at = self.probes.iter().position(|p| p.token == token)?;
         let probe = self.probes.remove(at)?;
+        self.heard = self.heard.max(now);
+        if probe.ends.remote != from {
+            return None;
+        }
         let rtt = now.saturating_duration_since(probe.sent);
         if let Some(path) = self.list.iter_mut().find(|p| p.ends == probe.ends) {
             path.is_proven = true;
             path.rtt = Some(rtt);
         }
-        self.heard = self.heard.max(now);
         let is_current = self.current == Some(probe.ends);
         let searching = match self.health {
             Health::Good | Health::Doubt { .. } => false,
@@ -480,10 +489,12 @@ mod tests {
         run(&mut paths, start, 900);
         let asked = start + Duration::from_millis(900);
         paths.on_probe_sent(asked, 7, ends(2), Purpose::Liveness);
-        let answered = paths.on_answer(asked + Duration::from_millis(20), 7).unwrap();
+        let answered = paths
+            .on_answer(asked + Duration::from_millis(20), 7, ends(2).remote)
+            .unwrap();
         assert!(answered.moved);
         assert_eq!(paths.current(), Some(ends(2)));
-        assert_eq!(paths.on_answer(asked, 7), None, "a token counts once");
+        assert_eq!(paths.on_answer(asked, 7, ends(2).remote), None, "a token counts once");
     }
 
     #[test]
@@ -494,7 +505,9 @@ mod tests {
         assert_eq!(run(&mut paths, start, 500), [(500, Step::ProbeCurrent)]);
         let asked = start + Duration::from_millis(500);
         paths.on_probe_sent(asked, 1, ends(1), Purpose::Liveness);
-        let answered = paths.on_answer(asked + Duration::from_millis(30), 1).unwrap();
+        let answered = paths
+            .on_answer(asked + Duration::from_millis(30), 1, ends(1).remote)
+            .unwrap();
         assert!(!answered.moved);
         assert_eq!(paths.health(), Health::Good);
     }
@@ -508,8 +521,17 @@ mod tests {
         assert_eq!(paths.on_heard(start, ends(3), false, false), None, "not again at once");
         assert_eq!(paths.current(), Some(ends(1)));
         paths.on_probe_sent(start, 9, ends(3), Purpose::Roam);
-        assert!(paths.on_answer(start, 9).unwrap().moved);
+        assert!(paths.on_answer(start, 9, ends(3).remote).unwrap().moved);
         assert_eq!(paths.current(), Some(ends(3)));
+    }
+
+    #[test]
+    fn an_answer_that_comes_another_way_moves_nothing() {
+        let start = Instant::now();
+        let mut paths = two_paths(start);
+        paths.on_probe_sent(start, 9, ends(3), Purpose::Roam);
+        assert_eq!(paths.on_answer(start, 9, ends(4).remote), None);
+        assert_eq!(paths.current(), Some(ends(1)));
     }
 
     #[test]
@@ -522,7 +544,7 @@ mod tests {
             [(1000, Step::ProbeBetter), (3000, Step::ProbeBetter)]
         );
         paths.on_probe_sent(start, 5, ends(1), Purpose::Better);
-        assert!(paths.on_answer(start, 5).unwrap().moved);
+        assert!(paths.on_answer(start, 5, ends(1).remote).unwrap().moved);
         assert_eq!(paths.current(), Some(ends(1)));
         assert!(
             !run(&mut paths, start, 60_000)

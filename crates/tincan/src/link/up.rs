@@ -16,6 +16,7 @@ use super::paths::{Health, Step};
 use super::{Cx, Link, LinkConfig, LinkOutput, Phase, Resend};
 use crate::fast::{LinkShared, Tell};
 use crate::forward::DropReason;
+use crate::gauge::Gauges;
 use crate::handshake::{Handshake, HandshakeEvent, MessageError, next_session};
 use crate::ice::Pace;
 use crate::record::{OpenKeys, ReceiverIndex};
@@ -142,6 +143,14 @@ impl Up {
         fresh.handle_datagram(cx.now, bytes);
         self.fresh = Some(fresh);
         true
+    }
+
+    pub(super) fn gauges(&self, all: &mut Gauges) {
+        let old = self.old.as_ref().map(|old| &old.handshake);
+        let fresh = self.fresh.as_ref().map(|fresh| &fresh.handshake);
+        for handshake in [Some(&self.main), old, fresh].into_iter().flatten() {
+            handshake.gauges(all);
+        }
     }
 
     /// True if the keys to open with changed.

@@ -23,6 +23,7 @@ use turn_types::{AddressFamily, TurnCredentials};
 use super::stream::Stream;
 use super::tls::TlsTrust;
 use super::{StreamId, TurnServer, TurnTransport};
+use crate::gauge::Gauges;
 use crate::limits;
 
 /// First retransmission of a request over UDP, its growth and end: 250 + 500 + 1000 + 2000 ms.
@@ -97,6 +98,15 @@ pub(super) struct Client {
 }
 
 impl Client {
+    pub(super) fn gauges(&self, all: &mut Gauges) {
+        let held: usize = self.waiting.values().map(VecDeque::len).sum();
+        all.add("TURN permissions", self.used.len(), limits::TURN_PERMISSIONS);
+        all.add("TURN channels", self.used_channels.len(), limits::TURN_PERMISSIONS);
+        all.add("datagrams held for permission", held, limits::TURN_HELD);
+        all.add("TURN events", self.events.len(), 0);
+        all.add("TURN datagrams", self.transmits.len(), 0);
+    }
+
     pub(super) fn new(
         now: Instant,
         base: Instant,
