@@ -8,10 +8,10 @@
 //! A failing world prints its seed and the end of its trace. To see it again, alone and with the whole trace:
 //!
 //! ```text
-//! IPOP_SEED=4711 cargo nextest run -p sim replay --no-capture
+//! cargo run -p sim --example worlds -- --seed 4711
 //! ```
 //!
-//! `IPOP_SEEDS=100000` makes the grand test run that many seeds instead of its usual number.
+//! Many seeds at once, with a summary: `cargo run --release -p sim --example worlds -- 10000`.
 #![forbid(unsafe_code)]
 
 pub mod clock;
@@ -24,6 +24,7 @@ pub mod oracle;
 pub mod rendezvous;
 pub mod server;
 pub mod trace;
+pub mod trial;
 pub mod wire;
 pub mod world;
 

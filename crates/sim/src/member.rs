@@ -15,11 +15,15 @@ use api::{Blob, Cidr, NetworkId, NodeId};
 use rustls::RootCertStore;
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::UnixTime;
+use stun_types::message::Message;
 use tincan::fast::{self, FastPath, HEADROOM, Inbound, Lanes, Outbound, Snapshot, TAILROOM};
 use tincan::gather::IfAddr;
+use tincan::gauge::Gauge;
 use tincan::keys::{DeviceSecret, NodeKey};
 use tincan::node::{CallId, NicEffect, Node, NodeConfig, Output};
 use tincan::turn::{StreamId, StreamInput, StreamOutput, TlsTrust};
+use turn_types::attribute::XorPeerAddress;
+use turn_types::message::{CHANNEL_BIND, CREATE_PERMISSION};
 
 /// Something that a member wants done outside.
 #[derive(Debug)]
@@ -314,6 +318,21 @@ impl Member {
         serde_json::from_value(reply.expect("state.get never fails")).expect("a state")
     }
 
+    /// Wants no link any more, and closes those there are.
+    pub fn close_all(&mut self, now: Instant) {
+        self.wanted.clear();
+        let network = self.network;
+        for node in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.call(now, LinkCall::CloseLink(api::link::NodeRef { network, node }));
+            self.peers.insert(node, None);
+        }
+    }
+
+    /// How full the engine is.
+    pub fn gauges(&self) -> Vec<Gauge> {
+        self.node.gauges()
+    }
+
     fn open_again(&mut self, now: Instant, node: NodeId) {
         let network = self.network;
         self.call(now, LinkCall::OpenLink(api::link::NodeRef { network, node }));
@@ -339,6 +358,7 @@ impl Member {
             );
             self.take(now, output);
         }
+        in_order(self.effects.make_contiguous());
         let reopen = self.wanted.values().flatten().min().copied();
         self.due = self.node.poll_timeout().into_iter().chain(reopen).min();
     }
@@ -400,4 +420,30 @@ impl Member {
         };
         self.effects.push_back(Effect::Note(note));
     }
+}
+
+/// TURN requests to one server that leave together, by the peer they are about: crate `stun-proto` repeats what is
+/// unanswered in the order of transaction ids, and draws those where no seed reaches.
+fn in_order(effects: &mut [Effect]) {
+    for run in effects.chunk_by_mut(|a, b| server_of(a).is_some() && server_of(a) == server_of(b)) {
+        run.sort_by_key(|effect| match effect {
+            Effect::Datagram { bytes, .. } => turn_peer(bytes),
+            _ => None,
+        });
+    }
+}
+
+fn server_of(effect: &Effect) -> Option<SocketAddr> {
+    match effect {
+        Effect::Datagram { remote, bytes, .. } => turn_peer(bytes).and(Some(*remote)),
+        _ => None,
+    }
+}
+
+/// The peer that a request for a permission or a channel names.
+fn turn_peer(bytes: &[u8]) -> Option<SocketAddr> {
+    let message = Message::from_bytes(bytes).ok()?;
+    let wanted = message.has_method(CREATE_PERMISSION) || message.has_method(CHANNEL_BIND);
+    let peer = message.attribute::<XorPeerAddress>().ok().filter(|_| wanted)?;
+    Some(peer.addr(message.transaction_id()))
 }

@@ -3,6 +3,7 @@
 //! Promises: says for two hosts whether UDP punching with host, reflexive and peer-reflexive addresses, both sides at
 //! once, reaches across; else whether a relay does. Refuses to know: datagrams, time, ports as numbers.
 
+mod punch;
 #[cfg(test)]
 mod tests;
 
@@ -11,6 +12,7 @@ use std::net::IpAddr;
 
 use crate::nat::Dependence;
 use crate::net::{Family, Gateway, Holder, HostId, Net, RealmId, TcpOut};
+use punch::{Knows, Rules, punches};
 
 /// How two hosts can reach each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,30 +47,26 @@ pub fn verdict(net: &Net, a: HostId, b: HostId, turn: Option<Turn>) -> Verdict {
     }
 }
 
-/// One side as the realm sees it in which both sides meet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Face {
-    mapping: Dependence,
-    filtering: Dependence,
-}
-
 fn is_direct(net: &Net, a: HostId, b: HostId, v4: bool) -> bool {
     let there = ways(net, a, b, v4);
     let back = ways(net, b, a, v4);
-    let one_sided = |ways: &[Way]| {
+    let one_sided = |from, to, ways: &[Way]| {
         let mut each = ways.iter();
-        each.any(|way| punches(face(net, v4, &way.up), face(net, v4, &way.down), Knows::OnlyA))
+        each.any(|way| {
+            let sides = [chain(net, v4, from, &way.up), chain(net, v4, to, &way.down)];
+            punches(sides, Knows::OnlyA)
+        })
     };
     let both = |there: &Way| {
         // Only where both meet in one place is what one opens what the other comes to.
         let mut same = back.iter().filter(|back| back.top == there.top);
         same.any(|back| {
-            let face_a = face(net, v4, there.up.iter().chain(&back.down));
-            let face_b = face(net, v4, back.up.iter().chain(&there.down));
-            punches(face_a, face_b, Knows::Both)
+            let side_a = chain(net, v4, a, there.up.iter().chain(&back.down));
+            let side_b = chain(net, v4, b, back.up.iter().chain(&there.down));
+            punches([side_a, side_b], Knows::Both)
         })
     };
-    one_sided(&there) || one_sided(&back) || there.iter().any(both)
+    one_sided(a, b, &there) || one_sided(b, a, &back) || there.iter().any(both)
 }
 
 /// The ways of a host to the addresses that another signals: its own, and the one that STUN saw.
@@ -152,136 +150,26 @@ fn reflexive(net: &Net, host: HostId, v4: bool) -> Option<IpAddr> {
     outer.filter(|_| v4).or(address(net, host, v4))
 }
 
-/// Gateways in a row map and filter as the strictest of them.
-fn face<'a>(net: &Net, v4: bool, gateways: impl IntoIterator<Item = &'a RealmId>) -> Face {
-    let mut face = Face {
-        mapping: Dependence::Independent,
-        filtering: Dependence::Independent,
-    };
-    for (_, gateway) in gateways.into_iter().filter_map(|realm| net.parent(*realm)) {
+/// The rules of some gateways above a host, the innermost first.
+fn chain<'a>(net: &Net, v4: bool, host: HostId, some: impl IntoIterator<Item = &'a RealmId>) -> Vec<Rules> {
+    let some: BTreeSet<RealmId> = some.into_iter().copied().collect();
+    let above = net.realms_above(net.realm(host)).into_iter();
+    let gateways = above.filter(|realm| some.contains(realm));
+    let rules = gateways.filter_map(|realm| {
+        let (_, gateway) = net.parent(realm)?;
         match family(gateway, v4) {
-            Family::Absent | Family::Open => {}
-            Family::Firewall(filtering) => face.filtering = face.filtering.max(filtering),
-            Family::Nat(rules) => {
-                face.mapping = face.mapping.max(rules.mapping);
-                face.filtering = face.filtering.max(rules.filtering);
-            }
+            Family::Absent | Family::Open => None,
+            Family::Firewall(filtering) => Some(Rules {
+                mapping: Dependence::Independent,
+                filtering,
+            }),
+            Family::Nat(nat) => Some(Rules {
+                mapping: nat.mapping,
+                filtering: nat.filtering,
+            }),
         }
-    }
-    face
-}
-
-/// An outer port of one side, as a name: the n-th one told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Port(usize);
-
-/// What decides an outer port: the side, and the destination as far as its mapping looks at it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PortOf {
-    Any(Who),
-    Stun(Who),
-    Peer(Who),
-    PeerPort(Who, Port),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Who {
-    A,
-    B,
-}
-
-/// After so many rounds of checks nothing new can be learnt that helps.
-const ROUNDS: usize = 4;
-
-/// Whose address can be sent to before anything came from there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Knows {
-    Both,
-    /// Only `a` has an address of `b` to send to.
-    OnlyA,
-}
-
-/// Both sides send to every address of the other that they know: the one STUN saw, then every one that a check came
-/// from. True once a check arrives and its answer comes from where the check went.
-fn punches(a: Face, b: Face, knows: Knows) -> bool {
-    let mut game = Game {
-        faces: [a, b],
-        ports: Vec::new(),
-        known: [Vec::new(), Vec::new()],
-        sent: [Vec::new(), Vec::new()],
-    };
-    let seen_b = game.port(Who::B, None);
-    game.known[Who::A as usize].push(seen_b);
-    if knows == Knows::Both {
-        let seen_a = game.port(Who::A, None);
-        game.known[Who::B as usize].push(seen_a);
-    }
-    (0..ROUNDS).any(|_| game.round())
-}
-
-struct Game {
-    faces: [Face; 2],
-    ports: Vec<PortOf>,
-    /// Ports of the other side that each side knows.
-    known: [Vec<Port>; 2],
-    /// What each side has sent: from its port to the other's.
-    sent: [Vec<(Port, Port)>; 2],
-}
-
-impl Game {
-    fn round(&mut self) -> bool {
-        for side in [Who::A, Who::B] {
-            for to in self.known[side as usize].clone() {
-                let from = self.port(side, Some(to));
-                self.sent[side as usize].push((from, to));
-            }
-        }
-        [Who::A, Who::B].into_iter().any(|side| {
-            let checks = self.sent[side as usize].clone();
-            checks.into_iter().any(|(from, to)| self.check(side, from, to))
-        })
-    }
-
-    /// A check of one side; true if it is answered.
-    fn check(&mut self, side: Who, from: Port, to: Port) -> bool {
-        let peer = other(side);
-        let mut sent = self.sent[peer as usize].iter();
-        let admitted = match self.faces[peer as usize].filtering {
-            // Talking to the STUN server opened it for everybody.
-            Dependence::Independent => true,
-            Dependence::Address => sent.any(|(source, _)| *source == to),
-            Dependence::AddressAndPort => sent.any(|(source, target)| *source == to && *target == from),
-        };
-        if !admitted {
-            return false;
-        }
-        if !self.known[peer as usize].contains(&from) {
-            self.known[peer as usize].push(from);
-        }
-        self.port(peer, Some(from)) == to
-    }
-
-    /// The outer port of a side towards a port of the other, or towards the STUN server.
-    fn port(&mut self, side: Who, towards: Option<Port>) -> Port {
-        let of = match (self.faces[side as usize].mapping, towards) {
-            (Dependence::Independent, _) => PortOf::Any(side),
-            (_, None) => PortOf::Stun(side),
-            (Dependence::Address, Some(_)) => PortOf::Peer(side),
-            (Dependence::AddressAndPort, Some(port)) => PortOf::PeerPort(side, port),
-        };
-        let named = self.ports.iter().position(|known| *known == of);
-        Port(named.unwrap_or_else(|| {
-            self.ports.push(of);
-            self.ports.len() - 1
-        }))
-    }
-}
-
-fn other(side: Who) -> Who {
-    match side {
-        Who::A => Who::B,
-        Who::B => Who::A,
-    }
+    });
+    rules.collect()
 }
 
 fn is_relayed(net: &Net, a: HostId, b: HostId, turn: Turn) -> bool {

@@ -106,6 +106,12 @@ impl Servers {
         [SocketAddr::new(ips[0], port), SocketAddr::new(ips[1], port)]
     }
 
+    /// Changes the wires of both.
+    pub fn set_wire(&self, net: &mut Net, wire: Wire) {
+        net.set_wire(self.stun, wire);
+        net.set_wire(self.turn, wire);
+    }
+
     /// The host of the TURN server.
     pub fn turn_host(&self) -> HostId {
         self.turn

@@ -33,11 +33,11 @@ impl fmt::Display for Entry {
 pub struct Trace {
     hash: u64,
     count: u64,
-    keep: usize,
+    echo: bool,
     tail: VecDeque<Entry>,
 }
 
-/// Entries kept for reading where a test does not ask for more.
+/// Entries kept for reading.
 const TAIL: usize = 300;
 
 impl Default for Trace {
@@ -46,16 +46,16 @@ impl Default for Trace {
             // FNV-1a, 64 bit: offset basis.
             hash: 0xcbf2_9ce4_8422_2325,
             count: 0,
-            keep: TAIL,
+            echo: false,
             tail: VecDeque::new(),
         }
     }
 }
 
 impl Trace {
-    /// Keeps so many entries for reading.
-    pub fn keep(&mut self, entries: usize) {
-        self.keep = entries;
+    /// Prints each entry as it comes.
+    pub fn echo(&mut self) {
+        self.echo = true;
     }
 
     /// Adds an entry.
@@ -67,7 +67,10 @@ impl Trace {
             self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
         self.count += 1;
-        if self.tail.len() >= self.keep {
+        if self.echo {
+            println!("{entry}");
+        }
+        if self.tail.len() >= TAIL {
             self.tail.pop_front();
         }
         self.tail.push_back(entry);

@@ -4,12 +4,12 @@
 //! delivered wrong, twice or from a stranger's address. A broken rule panics with the seed and the trace's end.
 //! Refuses to know: what the nodes think; it sees datagrams, streams, blobs, frames and the link API.
 
+mod bounds;
 mod build;
 mod flow;
-#[cfg(test)]
-mod tests;
 
 pub use build::Place;
+pub use flow::Sent;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -34,6 +34,9 @@ use crate::wire::Wire;
 
 /// Datagrams on their way at once; more means that somebody floods.
 const IN_FLIGHT: usize = 20_000;
+
+/// The gauges of a node are read at every so manieth thing that it does.
+const LOOK_EVERY: u64 = 16;
 
 struct Node {
     name: String,
@@ -64,6 +67,9 @@ pub struct World {
     nodes: Vec<Node>,
     rng: ChaCha12Rng,
     trace: Trace,
+    /// Highest level seen of each gauge, with its limit then.
+    peaks: BTreeMap<&'static str, (usize, usize)>,
+    obeyed: u64,
 }
 
 impl World {
@@ -86,6 +92,8 @@ impl World {
             nodes: Vec::new(),
             rng,
             trace: Trace::default(),
+            peaks: BTreeMap::new(),
+            obeyed: 0,
         }
     }
 
@@ -116,9 +124,7 @@ impl World {
 
     /// How two nodes should reach each other.
     pub fn oracle(&self, a: &str, b: &str) -> Verdict {
-        let turn = self.has_turn.then_some(Servers::TURN);
-        let (a, b) = (self.index(a), self.index(b));
-        oracle::verdict(&self.net, self.nodes[a].host, self.nodes[b].host, turn)
+        self.verdict_of(self.index(a), self.index(b))
     }
 
     /// How `a` reaches `b` now.
@@ -128,9 +134,8 @@ impl World {
 
     /// Whether every pair, seen from both ends, is as the oracle says.
     pub fn is_settled(&self) -> bool {
-        let turn = self.has_turn.then_some(Servers::TURN);
         self.pairs().all(|(a, b)| {
-            let said = oracle::verdict(&self.net, self.nodes[a].host, self.nodes[b].host, turn);
+            let said = self.verdict_of(a, b);
             self.path_of(a, b) == said && self.path_of(b, a) == said
         })
     }
@@ -158,12 +163,11 @@ impl World {
     /// Goes on until every pair is as the oracle says; panics with the trace's end if that takes more than `limit`.
     pub fn settle_within(&mut self, limit: Duration) {
         if !self.run_until(limit, World::is_settled) {
-            let turn = self.has_turn.then_some(Servers::TURN);
             let pairs: Vec<String> = self
                 .pairs()
                 .map(|(a, b)| {
                     let [one, two] = [a, b].map(|at| &self.nodes[at]);
-                    let said = oracle::verdict(&self.net, one.host, two.host, turn);
+                    let said = self.verdict_of(a, b);
                     let (there, back) = (self.path_of(a, b), self.path_of(b, a));
                     format!(
                         "{}-{}: oracle {said:?}, there {there:?}, back {back:?}",
@@ -262,14 +266,12 @@ impl World {
             .map(|node| format!("{}: {}", node.name, self.describe(node.host)))
             .collect();
         panic!(
-            "{reason}\nplaces:\n  {}\npaths:\n  {}\ntrace ({} entries, the last {}):\n{}\nseed {}: replay it alone with\n  \
-             IPOP_SEED={} cargo nextest run -p sim replay --no-capture",
+            "{reason}\nplaces:\n  {}\npaths:\n  {}\ntrace ({} entries, the last {}):\n{}\nseed {}",
             places.join("\n  "),
             self.describe_paths().join("\n  "),
             self.trace.count(),
             tail.len(),
             tail.join("\n"),
-            self.seed.0,
             self.seed.0,
         )
     }
@@ -298,6 +300,11 @@ impl World {
             })
             .collect();
         format!("{:?} behind {}", self.net.addresses(host), gateways.join(" behind "))
+    }
+
+    /// What the oracle may count on.
+    fn turn(&self) -> Option<oracle::Turn> {
+        self.has_turn.then_some(Servers::TURN)
     }
 
     fn index(&self, name: &str) -> usize {
@@ -438,12 +445,19 @@ impl World {
                 Effect::Stream(id, output) => self.use_stream(at, id, output),
                 Effect::Signal { to, blob } => {
                     self.note(Some(at), "signal out", blob.len());
+                    if frames::leaks(&blob) {
+                        self.fail(&format!("an inner frame of node {at} leaves unsealed in a signal"));
+                    }
                     let now = self.net.now();
                     self.rendezvous.carry(now, Delivery { to, blob });
                 }
                 Effect::Frame(bytes) => self.take_frame(at, &bytes),
                 Effect::Note(what) => self.note(Some(at), what, 0),
             }
+        }
+        self.obeyed += 1;
+        if self.obeyed.is_multiple_of(LOOK_EVERY) {
+            self.check_bounds(at);
         }
     }
 

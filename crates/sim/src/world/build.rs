@@ -16,7 +16,7 @@ use super::{Node, World, generator_bytes};
 use crate::Seed;
 use crate::kind::Kind;
 use crate::member::{Identity, Member};
-use crate::nat::{Dependence, Nat, Ports};
+use crate::nat::{Dependence, Expiry, Nat, Ports};
 use crate::net::{Family, Gateway, PUBLIC, RealmId, TcpOut};
 use crate::server::{PASSWORD, USER};
 use crate::wire::Wire;
@@ -106,9 +106,9 @@ impl World {
         self
     }
 
-    /// Keeps the whole trace for reading, not its end only.
-    pub fn keep_trace(mut self) -> World {
-        self.trace.keep(usize::MAX);
+    /// Prints the trace as it grows.
+    pub fn echo(mut self) -> World {
+        self.trace.echo();
         self
     }
 
@@ -136,14 +136,16 @@ impl World {
         let mut world = World::new(seed);
         let mut rng = seed.generator(4);
         let count = match rng.random_range(0..100) {
-            0..86 => 2,
-            86..93 => 3,
-            93..98 => 4,
+            0..55 => 2,
+            55..80 => 3,
+            80..93 => 4,
             _ => 5,
         };
         world.has_turn = rng.random_bool(0.95);
         let delay = Duration::from_millis(rng.random_range(5..200));
         world.rendezvous.set_delay(delay);
+        let far = Wire::delay(rng.random_range(0..40));
+        world.servers.set_wire(&mut world.net, far);
         for at in 0..count {
             let place = random_place(&mut rng, at);
             let wire = random_wire(&mut rng);
@@ -159,6 +161,12 @@ impl World {
             world.plans[at].opens = Some(opens);
         }
         world
+    }
+
+    /// Whether no wire of a node loses, holds back or doubles anything.
+    pub fn is_lossless(&self) -> bool {
+        let rough = |wire: &Wire| wire.loss + wire.burst + wire.reorder + wire.duplicate > 0.0;
+        !self.plans.iter().any(|plan| rough(&plan.wire))
     }
 
     /// A realm behind the gateways of a place, for a node that comes there.
@@ -350,7 +358,10 @@ fn random_nat(rng: &mut ChaCha12Rng) -> Nat {
         filtering: random_dependence(rng),
         ports: [Ports::Preserve, Ports::Random, Ports::Sequential][rng.random_range(0..3)],
         hairpin: rng.random_bool(0.4),
-        expiry: Nat::EXPIRY,
+        expiry: Expiry {
+            both: Duration::from_secs(rng.random_range(30..=120)),
+            ..Nat::EXPIRY
+        },
     }
 }
 
@@ -373,10 +384,4 @@ fn random_wire(rng: &mut ChaCha12Rng) -> Wire {
         duplicate,
         ..Wire::PERFECT
     }
-}
-
-/// Seeds of a test: numbered from one place, so that tests do not repeat each other's.
-#[cfg(test)]
-pub(super) fn seeds(first: u64, count: u64) -> impl Iterator<Item = Seed> {
-    (first..first + count).map(Seed)
 }

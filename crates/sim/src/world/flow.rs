@@ -6,9 +6,19 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use rand::Rng;
+
 use super::World;
 use crate::frames::{self, Label};
 use crate::oracle::Verdict;
+
+/// A frame that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    from: usize,
+    to: usize,
+    number: u32,
+}
 
 impl World {
     /// Sends a frame from one node to another, IPv6 for odd numbers; its number.
@@ -61,6 +71,66 @@ impl World {
             }
             self.run(Duration::from_millis(100));
         }
+    }
+
+    /// Sends frames for a while, one after a random pause of at most `pause`, between random linked nodes.
+    pub fn talk(&mut self, time: Duration, pause: Duration) -> Vec<Sent> {
+        let end = self.net.now() + time;
+        let mut sent = Vec::new();
+        while self.net.now() < end {
+            self.expect_nothing_impossible();
+            let (from, to) = self.random_way();
+            let length = self.rng.random_range(0..1400);
+            if self.path_of(from, to) != Verdict::Impossible {
+                let number = self.send_frame(from, to, length);
+                sent.push(Sent { from, to, number });
+            }
+            let wait = self.rng.random_range(Duration::ZERO..pause);
+            self.run(wait);
+        }
+        sent
+    }
+
+    /// Sends one frame over each way that the oracle does not call impossible, linked or not.
+    pub fn knock(&mut self) -> Vec<Sent> {
+        let ways: Vec<_> = self.pairs().flat_map(|(a, b)| [(a, b), (b, a)]).collect();
+        let mut sent = Vec::new();
+        for (from, to) in ways {
+            if self.verdict_of(from, to) != Verdict::Impossible {
+                let number = self.send_frame(from, to, 100);
+                sent.push(Sent { from, to, number });
+            }
+        }
+        sent
+    }
+
+    /// Panics unless all of these arrived.
+    pub fn expect_arrived(&self, sent: &[Sent]) {
+        let lost: Vec<_> = sent.iter().filter(|frame| !self.is_in(frame)).collect();
+        if let Some(first) = lost.first() {
+            let Sent { from, to, number } = first;
+            let (lost, all) = (lost.len(), sent.len());
+            self.fail(&format!(
+                "{lost} of {all} frames are lost, first number {number} of node {from} to node {to}"
+            ));
+        }
+    }
+
+    /// How many of these did not arrive.
+    pub fn lost(&self, sent: &[Sent]) -> usize {
+        sent.iter().filter(|frame| !self.is_in(frame)).count()
+    }
+
+    fn is_in(&self, frame: &Sent) -> bool {
+        let numbers = self.nodes[frame.to].received.get(&frame.from);
+        numbers.is_some_and(|numbers| numbers.contains(&frame.number))
+    }
+
+    fn random_way(&mut self) -> (usize, usize) {
+        let count = self.nodes.len();
+        let from = self.rng.random_range(0..count);
+        let other = self.rng.random_range(1..count);
+        (from, (from + other) % count)
     }
 
     fn send_frame(&mut self, from: usize, to: usize, length: usize) -> u32 {
