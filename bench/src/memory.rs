@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use api::status::Connection;
-use lab::{Rig, until};
+use lab::{Rig, Site, until};
 
 use crate::node::{Node, Rendezvous};
 use crate::process::{Memory, cpu_of_all};
@@ -25,24 +25,25 @@ pub(crate) fn measure(settings: &Settings, report: &mut Report) -> anyhow::Resul
         .push(Row::one("size of the binary", size as f64 / 1e6, "MB", ""));
 
     let members = settings.rounds(MEMBERS, 4);
-    let rig = Rig::new()?;
-    let names: Vec<String> = (0..members).map(|number| format!("member{number}")).collect();
-    let names: Vec<&str> = ["server", "founder"]
-        .into_iter()
-        .chain(names.iter().map(String::as_str))
-        .collect();
-    let hosts = rig.lan(&names)?;
-    let rendezvous = Rendezvous::start(&settings.ipop, &hosts[0])?;
-    let founder = Node::start(&settings.ipop, &hosts[1])?;
+    let mut rig = Rig::new()?;
+    // Not on one switch: each host would have every other in the kernel's table of neighbours, which all namespaces share.
+    let server = rig.host("server", Site::Server)?;
+    let founding = rig.host("founder", Site::Public)?;
+    let rendezvous = Rendezvous::start(&settings.ipop, &server)?;
+    let founder = Node::start(&settings.ipop, &founding)?;
     founder.create(&rendezvous)?;
     let invite = founder.invite(members)?;
 
     rest(&founder, "no link", "at most 16 MB", report)?;
     let mut nodes = Vec::new();
-    for (number, host) in hosts[2..].iter().enumerate() {
-        let node = Node::start(&settings.ipop, host)?;
+    let target = founder.address()?.to_string();
+    for number in 1..=members {
+        let host = rig.host(&format!("member{number}"), Site::Public)?;
+        let node = Node::start(&settings.ipop, &host)?;
         node.join(&invite)
             .with_context(|| format!("member {number} of {members}"))?;
+        // In a large group members link to whom they talk to.
+        host.ping(&target)?;
         nodes.push(node);
     }
     until("every member is linked to the founder", LINKED_WITHIN, || {

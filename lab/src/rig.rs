@@ -14,8 +14,11 @@ use crate::rules::{Nat, Router, host_firewall};
 use crate::wire::{Delay, Wire};
 use crate::{Failure, Site, until};
 
-/// As many sites as 203.0.113.0/24 has /29 networks.
-const SITES_MAX: u8 = 32;
+/// The networks for documentation (RFC 5737), which nobody else has.
+const PUBLIC: [[u8; 3]; 3] = [[203, 0, 113], [198, 51, 100], [192, 0, 2]];
+/// As many sites as a /24 has /29 networks.
+const SITES_PER_NETWORK: u8 = 32;
+const SITES_MAX: u8 = SITES_PER_NETWORK * PUBLIC.len() as u8;
 /// Every home has the same network inside, as homes do.
 const HOME: [u8; 3] = [192, 168, 1];
 const CARRIER: [u8; 3] = [100, 64, 1];
@@ -371,7 +374,8 @@ impl Plan {
     }
 
     fn ipv4(&self, last: u8) -> Ipv4Addr {
-        Ipv4Addr::new(203, 0, 113, self.number * 8 + last)
+        let [a, b, c] = PUBLIC[usize::from(self.number / SITES_PER_NETWORK)];
+        Ipv4Addr::new(a, b, c, self.number % SITES_PER_NETWORK * 8 + last)
     }
 
     fn ipv6(&self, subnet: u16, last: u16) -> Ipv6Addr {
