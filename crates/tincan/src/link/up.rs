@@ -40,6 +40,8 @@ const TICK: Duration = Duration::from_millis(250);
 const RESTS: u32 = 8;
 /// A fresh handshake that failed is tried again after this, and so is asking for one.
 const FRESH_AGAIN: Duration = Duration::from_secs(60);
+/// The server takes part in a fresh handshake at most this often: an honest client waits for `FRESH_AGAIN`.
+const FRESH_ACCEPTED: Duration = Duration::from_secs(30);
 
 /// The session and what belongs to it.
 pub(crate) struct Up {
@@ -50,6 +52,8 @@ pub(crate) struct Up {
     previous: Option<(Session, Instant)>,
     fresh: Option<Making>,
     fresh_not_before: Instant,
+    /// Server: when the peer last began a fresh handshake.
+    fresh_begun: Option<Instant>,
     since: Instant,
     handshakes: u32,
     receive_epoch: u16,
@@ -61,6 +65,7 @@ struct OldStream {
     handshake: Handshake,
     end_sent: bool,
     end_read: bool,
+    read_told: bool,
     peer_has_read: bool,
 }
 
@@ -83,6 +88,7 @@ impl Up {
             previous: None,
             fresh: None,
             fresh_not_before: now,
+            fresh_begun: None,
             since: now,
             handshakes: 1,
             receive_epoch: 0,
@@ -132,7 +138,11 @@ impl Up {
             handshake.handle_datagram(cx.now, bytes);
             return true;
         }
-        let may_begin = link.role == Role::Server && self.fresh.is_none() && self.old.is_none();
+        let too_soon = self
+            .fresh_begun
+            .is_some_and(|at| cx.now.saturating_duration_since(at) < FRESH_ACCEPTED);
+        let is_free = self.fresh.is_none() && self.old.is_none() && !too_soon;
+        let may_begin = link.role == Role::Server && is_free;
         let id = next_session(self.id);
         if !may_begin || !Making::begins(cx, link, id, bytes) {
             return false;
@@ -142,6 +152,7 @@ impl Up {
         };
         fresh.handle_datagram(cx.now, bytes);
         self.fresh = Some(fresh);
+        self.fresh_begun = Some(cx.now);
         true
     }
 
@@ -191,8 +202,11 @@ impl Up {
         self.main.send_message(&[&[kind], body].concat())
     }
 
+    /// Closes every handshake: which of them is the peer's main one we may not know yet.
     pub(super) fn close(&mut self, now: Instant) {
-        self.main.close(now);
+        for handshake in self.handshakes() {
+            handshake.close(now);
+        }
     }
 
     /// The fresh session takes over.
@@ -205,6 +219,7 @@ impl Up {
             handshake,
             end_sent: false,
             end_read: false,
+            read_told: false,
             peer_has_read: false,
         });
         self.handshakes += 1;
@@ -217,6 +232,20 @@ impl Up {
             && !old.end_sent
         {
             old.end_sent = old.handshake.send_message(&[STREAM_ENDS]).is_ok();
+        }
+    }
+
+    /// The old stream was read to its end: the peer need not keep it.
+    fn tell_old_read(&mut self) {
+        if let Some(old) = &self.old
+            && old.end_read
+            && !old.read_told
+        {
+            // Beyond the backlog the peer keeps its old stream a little longer, no more.
+            let told = self.send(STREAM_READ, &[]).is_ok();
+            if let Some(old) = &mut self.old {
+                old.read_told = told;
+            }
         }
     }
 
@@ -258,8 +287,11 @@ impl Link {
             };
             match event {
                 HandshakeEvent::Message(message) => self.on_message(cx, &message, is_old),
-                // The peer has all of the old stream, or it can have no more of it.
-                HandshakeEvent::Closed | HandshakeEvent::Failed(_) if is_old => self.on_old_read(),
+                // Neither end can have more of the old stream.
+                HandshakeEvent::Failed(_) if is_old => {
+                    self.on_old_read();
+                    self.on_peer_has_read();
+                }
                 HandshakeEvent::Closed => self.close_with("the peer closed the link"),
                 HandshakeEvent::Failed(error) => {
                     self.transmit_carriers(cx);
@@ -306,13 +338,7 @@ impl Link {
             FROM_CONTROLLER => self.out.push_back(LinkOutput::Message(body.to_vec())),
             SIGNAL => self.on_signal(cx, body),
             STREAM_ENDS if is_old => self.on_old_read(),
-            STREAM_READ => {
-                if let Phase::Up(up) = &mut self.phase
-                    && let Some(old) = &mut up.old
-                {
-                    old.peer_has_read = true;
-                }
-            }
+            STREAM_READ => self.on_peer_has_read(),
             FRESH_WANTED => self.force_fresh(cx),
             _ => self.shared.drops.count(DropReason::BadMessage),
         }
@@ -323,8 +349,15 @@ impl Link {
             && let Some(old) = &mut up.old
         {
             old.end_read = true;
-            // Beyond the backlog the peer keeps its old stream a little longer, no more.
-            let _ = up.send(STREAM_READ, &[]);
+            up.tell_old_read();
+        }
+    }
+
+    fn on_peer_has_read(&mut self) {
+        if let Phase::Up(up) = &mut self.phase
+            && let Some(old) = &mut up.old
+        {
+            old.peer_has_read = true;
         }
     }
 
@@ -433,6 +466,7 @@ impl Link {
             handshake.handle_timeout(cx.now);
         }
         up.end_old_stream();
+        up.tell_old_read();
         match up.session.handle_timeout(cx.now) {
             Ok(false) => {}
             Ok(true) => self.out.push_back(LinkOutput::Changed),
@@ -459,18 +493,25 @@ impl Link {
                 }
                 self.probe_all(cx);
             }
-            Step::Lost => {
-                self.probe_all(cx);
-                self.generation += 1;
-                self.renew_agent(cx);
-                self.send_restart(false);
-                self.restart = Some(Resend::new(cx.now));
-                self.drain_agent(cx);
-                self.out.push_back(LinkOutput::Changed);
-                self.out.push_back(LinkOutput::PathChanged);
-            }
+            Step::Lost => self.on_lost(cx),
             Step::Dead => self.close_with("no path to the peer answered for 30 s"),
         }
+    }
+
+    /// 7: no path answers: ICE starts again, and every path is asked meanwhile.
+    fn on_lost(&mut self, cx: &mut Cx<'_>) {
+        // The peer may have counted as far as it likes.
+        let Some(generation) = self.generation.checked_add(1) else {
+            return self.close_with("no path to the peer answers, and ICE was restarted too often");
+        };
+        self.generation = generation;
+        self.probe_all(cx);
+        self.renew_agent(cx);
+        self.send_restart(false);
+        self.restart = Some(Resend::new(cx.now));
+        self.drain_agent(cx);
+        self.out.push_back(LinkOutput::Changed);
+        self.out.push_back(LinkOutput::PathChanged);
     }
 
     /// 6: the client begins a fresh handshake when it is time, the server asks it to.
@@ -497,4 +538,27 @@ impl Link {
 fn counters(shared: &LinkShared) -> (u64, u64) {
     let sent = shared.sent_frames.load(Ordering::SeqCst);
     (sent, shared.opened.load(Ordering::SeqCst))
+}
+
+/// A peer that holds the keys and breaks the rules.
+#[cfg(test)]
+impl Link {
+    /// Sends anything on the stream; false if that cannot take it.
+    pub(crate) fn send_raw_message(&mut self, cx: &mut Cx<'_>, message: &[u8]) -> bool {
+        let Phase::Up(up) = &mut self.phase else {
+            panic!("the link is not up");
+        };
+        let taken = up.main.send_message(message).is_ok();
+        self.drain_carriers(cx);
+        taken
+    }
+
+    /// Begins a fresh handshake as often as it is asked to.
+    pub(crate) fn force_fresh_impatiently(&mut self, cx: &mut Cx<'_>) {
+        if let Phase::Up(up) = &mut self.phase {
+            up.fresh_not_before = cx.now;
+        }
+        self.force_fresh(cx);
+        self.drain_carriers(cx);
+    }
 }

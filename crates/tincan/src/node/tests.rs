@@ -1,5 +1,6 @@
 //! Promises of the engine, each played by a few nodes in virtual time.
 
+mod hostile;
 mod life;
 mod rekey;
 mod servers;

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::frame::tests::frame;
 use crate::keys::{DeviceSecret, NodeKey};
+use crate::link::{Cx, Link};
 use crate::node::{CallId, IfAddr, NicEffect, Node, NodeConfig, Output};
 use crate::turn::{StreamId, StreamInput, StreamOutput, TlsTrust};
 
@@ -342,6 +343,16 @@ impl World {
     fn later(&mut self, arrival: Arrival) {
         self.serial += 1;
         self.queue.insert((self.now + DELAY, self.serial), arrival);
+    }
+
+    /// Lets a host's link do what an honest one would not.
+    pub(super) fn meddle<T>(&mut self, host: usize, act: impl FnOnce(&mut Link, &mut Cx<'_>) -> T) -> T {
+        let (node, now) = (&mut self.hosts[host].node, self.now);
+        let id = *node.links.keys().next().expect("a link");
+        let result = node.with_link(now, id, act).expect("a network");
+        node.settle(now);
+        self.drain();
+        result
     }
 
     fn drain(&mut self) {
