@@ -276,7 +276,7 @@ impl Node {
         let what = format!("{} pings {target}", self.host.name());
         until(&what, within, || {
             self.host
-                .run("ping", &["-c", "1", "-W", "1", target])
+                .run("ping", &["-c", "1", "-W", "0.3", target])
                 .map_err(|e| e.to_string())
         })
         .map(|_| ())

@@ -1,0 +1,99 @@
+//! What a crash of one process costs: of the controller nothing, of tincan a moment.
+
+use std::time::{Duration, Instant};
+
+use api::NodeId;
+use api::status::GroupStatus;
+use lab::{Failure, LINK_WITHIN, Node, Rendezvous, Rig, Role, Site, until};
+
+/// What the issue of this program promises for links after a crash of tincan.
+const LINKED_AGAIN_WITHIN: Duration = Duration::from_secs(3);
+const PINGS: usize = 400;
+
+/// ann behind a home router, bob on a public address, linked.
+fn two(rig: &mut Rig) -> Result<(Rendezvous, Node, Node), Failure> {
+    let server = rig.host("server", Site::Server)?;
+    let rendezvous = Rendezvous::embedded(&server)?;
+    let ann = Node::start(&rig.host("ann", Site::PortRestricted)?)?;
+    let bob = Node::start(&rig.host("bob", Site::Public)?)?;
+    let created = ann.create("home", rendezvous.address())?;
+    bob.join(&created.invite)?;
+    ann.wait_direct("bob", LINK_WITHIN)?;
+    bob.wait_direct("ann", LINK_WITHIN)?;
+    Ok((rendezvous, ann, bob))
+}
+
+/// What a controller knows of a group, without what changes by itself.
+fn known(group: GroupStatus) -> impl PartialEq + std::fmt::Debug {
+    let peers: Vec<(String, NodeId, Vec<_>, bool)> = group
+        .peers
+        .into_iter()
+        .map(|peer| {
+            let linked = lab::is_linked(&peer);
+            (peer.name, peer.node, peer.addresses, linked)
+        })
+        .collect();
+    let online = group.rendezvous.iter().all(|server| server.online);
+    let own = (group.name, group.network, group.node, group.host_name, group.founder);
+    (own, group.addresses, group.subnets, group.nic, peers, online)
+}
+
+#[test]
+fn controller_killed() {
+    lab::run(|rig| {
+        let (_rendezvous, ann, bob) = two(rig)?;
+        let before = known(ann.group()?);
+        let target = bob.addresses()?[0].to_string();
+        ann.wait_ping(&target, LINK_WITHIN)?;
+        let mut ping = ann.host().command("ping");
+        ping.args(["-c", &PINGS.to_string(), "-i", "0.01", "-W", "3", &target]);
+        let mut ping = ann.host().spawn("ping", &mut ping)?;
+        until("the first answers", LINK_WITHIN, || match ping.said() {
+            said if said.lines().count() > 10 => Ok(()),
+            said => Err(said),
+        })?;
+        let tincan = ann.process(Role::Tincan);
+        let dead = ann.kill(Role::Controller)?;
+        until("a new controller that knows everything", LINK_WITHIN, || {
+            if ann.process(Role::Controller).is_none_or(|pid| pid == dead) {
+                return Err("no new process".into());
+            }
+            let now = known(ann.group().map_err(|failure| failure.to_string())?);
+            if now == before {
+                Ok(())
+            } else {
+                Err(format!("{now:?} instead of {before:?}"))
+            }
+        })?;
+        assert!(ping.is_running(), "the pings ended before the new controller was there");
+        assert_eq!(ping.wait(LINK_WITHIN)?, Some(0));
+        let told = format!("{PINGS} packets transmitted, {PINGS} received");
+        assert!(ping.said().contains(&told), "{}", ping.said());
+        assert_eq!(ann.process(Role::Tincan), tincan, "tincan was restarted too");
+        // The new one can do what the old one could.
+        ann.ping("bob")?;
+        ann.invite("home", 1)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn tincan_killed() {
+    lab::run(|rig| {
+        let (_rendezvous, ann, bob) = two(rig)?;
+        let (from_ann, from_bob) = (bob.addresses()?[0].to_string(), ann.addresses()?[0].to_string());
+        for (victim, other) in [(&ann, &bob), (&bob, &ann)] {
+            ann.wait_ping(&from_ann, LINK_WITHIN)?;
+            victim.kill(Role::Tincan)?;
+            let killed = Instant::now();
+            ann.wait_ping(&from_ann, LINK_WITHIN)?;
+            bob.wait_ping(&from_bob, LINK_WITHIN)?;
+            let took = killed.elapsed();
+            assert!(took <= LINKED_AGAIN_WITHIN, "linked again only after {took:?}");
+            eprintln!("{} killed: both ways again after {took:?}", victim.host().name());
+            victim.wait_linked(other.host().name(), LINK_WITHIN)?;
+            other.wait_linked(victim.host().name(), LINK_WITHIN)?;
+        }
+        Ok(())
+    });
+}
