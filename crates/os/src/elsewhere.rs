@@ -140,6 +140,9 @@ impl Nic {
     pub fn set_mtu(&self, _: u16) -> Result<(), Error> {
         match self.0 {}
     }
+    pub fn remove(&self) -> Result<(), Error> {
+        match self.0 {}
+    }
     pub fn set_ethernet_address(&self, _: [u8; 6]) -> Result<(), Error> {
         match self.0 {}
     }

@@ -283,6 +283,16 @@ impl Nic {
         forgive(gone, &[libc::ESRCH, libc::ENOENT])
     }
 
+    /// Takes the interface away, with its addresses and routes, whoever else still holds it open.
+    pub fn remove(&self) -> Result<(), Error> {
+        let gone = self.change("take away", |index| {
+            let mut body = [0; 16];
+            body[4..8].copy_from_slice(&index.to_ne_bytes());
+            Request::new(libc::RTM_DELLINK, 0, &body)
+        });
+        forgive(gone, &[libc::ENODEV])
+    }
+
     fn change(&self, doing: &str, request: impl FnOnce(u32) -> Request) -> Result<(), Error> {
         let Some((index, netlink)) = &self.0.device.kernel else {
             return Err(Error::NotSupported {

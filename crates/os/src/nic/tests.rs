@@ -234,6 +234,17 @@ fn a_tap_takes_offload_too() {
 }
 
 #[test]
+fn a_removed_interface_is_gone_though_somebody_holds_it() {
+    run_in_new(|| {
+        let nic = tun_up();
+        let holder = nic.clone();
+        nic.remove().unwrap();
+        assert_eq!(crate::net::index_of(holder.name()).unwrap(), None);
+        holder.remove().unwrap();
+    });
+}
+
+#[test]
 fn a_blocked_reader_can_be_woken() {
     run_in_new(|| {
         let nic = make(&NicConfig::new(NicKind::Tun));

@@ -177,7 +177,12 @@ impl Open {
 
     fn end(self) -> Option<Lanes> {
         self.nic.waker().wake();
-        self.worker.join().ok()
+        let lanes = self.worker.join().ok();
+        // The receiver may hold the NIC until the next datagram comes, if ever one does.
+        if let Err(error) = self.nic.remove() {
+            tracing::warn!(%error, "a NIC stays until the process ends");
+        }
+        lanes
     }
 }
 
