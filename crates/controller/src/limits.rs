@@ -70,6 +70,8 @@ pub const SPONSOR_WAIT: Duration = Duration::from_secs(5);
 pub const SPONSORS_MAX: usize = 3;
 /// After this without an answer the joiner asks one more.
 pub const SPONSOR_PATIENCE: Duration = Duration::from_secs(2);
+/// Names that a joiner tries whose user chose none; each costs a round trip.
+pub const JOIN_NAMES_MAX: usize = 16;
 /// How long a join may take.
 pub const JOIN_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a creation waits for its rendezvous.

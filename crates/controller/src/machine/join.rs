@@ -3,6 +3,7 @@
 //! One round trip to a member after its card is seen: the request goes sealed, our offer right behind it; the answer brings
 //! the log, and the answer to the offer follows.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use api::control::{JoinGroup, Joined};
@@ -11,11 +12,11 @@ use api::rendezvous::{Occupant, RendezvousCommand};
 use api::rpc::{ApiError, ErrorKind};
 use api::{NodeId, link::PeerMessage};
 
-use crate::addressing::host_label;
+use crate::addressing::{free_name, host_label};
 use crate::crypto::hash;
 use crate::entry::{Draft, Role};
 use crate::invite::Invite;
-use crate::limits::{JOIN_DEADLINE, SPONSOR_PATIENCE, SPONSORS_MAX};
+use crate::limits::{JOIN_DEADLINE, JOIN_NAMES_MAX, SPONSOR_PATIENCE, SPONSORS_MAX};
 use crate::log::Source;
 use crate::membership::Roster;
 use crate::message::{Message, Refusal, RequestTag, seal_envelope};
@@ -31,6 +32,8 @@ pub(super) struct Joining {
     pub(super) started: Instant,
     invite: Invite,
     wanted: String,
+    /// Names that were taken; none is looked for beside one that the user chose.
+    taken: Option<BTreeSet<String>>,
     /// The join message, once signed, with its tag.
     message: Option<(Vec<u8>, RequestTag)>,
     /// Members asked, and when.
@@ -49,6 +52,20 @@ impl Joining {
     pub(super) fn timeout(&self) -> Instant {
         let deadline = self.started + JOIN_DEADLINE;
         self.patience_until.map_or(deadline, |at| at.min(deadline))
+    }
+
+    /// The machine's own name is taken, as two of one make often have one name: asks for the next; false where the user
+    /// chose it, or too many are.
+    fn rename(&mut self) -> bool {
+        let Some(taken) = self.taken.as_mut().filter(|taken| taken.len() < JOIN_NAMES_MAX) else {
+            return false;
+        };
+        taken.insert(self.wanted.clone());
+        let plain = taken.iter().min_by_key(|name| name.len()).expect("one was put in");
+        self.wanted = free_name(plain, taken);
+        self.message = None;
+        self.asked.clear();
+        true
     }
 }
 
@@ -70,6 +87,7 @@ impl Controller {
             started: now.mono,
             invite,
             wanted,
+            taken: params.host_name.is_none().then(BTreeSet::new),
             message: None,
             asked: Vec::new(),
             patience_until: None,
@@ -231,6 +249,9 @@ impl Group {
         let Stage::Joining(joining) = &mut self.stage else {
             return;
         };
+        if refusal == Refusal::Name && joining.rename() {
+            return self.request(cx);
+        }
         let kind = match refusal {
             Refusal::Invite => ErrorKind::Invite,
             Refusal::Name => ErrorKind::Taken,

@@ -229,6 +229,15 @@ fn a_taken_name_is_said_and_another_works() {
 }
 
 #[test]
+fn machines_of_one_name_are_numbered() {
+    let mut world = World::new(8);
+    world.create(0).expect("made");
+    let invite = world.invite(0, 2);
+    let names = [6, 7].map(|namesake| world.join(namesake, &invite).expect("joined").group.host_name);
+    assert_eq!(names, ["ann-2", "ann-3"]);
+}
+
+#[test]
 fn who_leaves_is_forgotten_by_all_and_leaves_nothing() {
     let (mut world, network) = family(3);
     world.leave(1).expect("left");
