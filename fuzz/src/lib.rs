@@ -83,6 +83,10 @@ pub const TARGETS: &[Target] = &[
         tincan::link::handshake_scripts,
     ),
     target("tincan_hello", tincan::link::hello, tincan::link::hellos),
+    Target {
+        mutations: 300,
+        ..slow("tincan_node", tincan::node::node, tincan::node::scripts)
+    },
     target(
         "tincan_netcheck",
         tincan::servers::netcheck,

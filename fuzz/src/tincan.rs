@@ -2,6 +2,7 @@
 
 pub(crate) mod ice;
 pub(crate) mod link;
+pub(crate) mod node;
 pub(crate) mod records;
 pub(crate) mod servers;
 pub(crate) mod signals;

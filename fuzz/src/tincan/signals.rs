@@ -12,6 +12,7 @@ use tincan::signal::{Answer, Body, Candidates, LINK_VERSIONS, LinkSecret, Offer,
 /// Whose blobs they are, and from whom.
 pub(crate) static ANN: LazyLock<NodeKey> = LazyLock::new(|| node_key(1));
 pub(crate) static BOB: LazyLock<NodeKey> = LazyLock::new(|| node_key(2));
+pub(crate) static CAROL: LazyLock<NodeKey> = LazyLock::new(|| node_key(3));
 
 fn node_key(device: u8) -> NodeKey {
     NodeKey::derive(&DeviceSecret::from_bytes([device; 32]), NetworkId([9; 32]))
@@ -110,6 +111,11 @@ pub(crate) fn signals() -> Vec<Vec<u8>> {
     let stamp = Stamp { instance: 1, number: 2 };
     let encode = |body| Signal { stamp, body }.encode().to_vec();
     bodies().into_iter().map(encode).collect()
+}
+
+/// What follows the stamp, one of each kind.
+pub(crate) fn bodies_for() -> Vec<Vec<u8>> {
+    signals().into_iter().map(|signal| signal[18..].to_vec()).collect()
 }
 
 /// One sealed for Ann, one for somebody else.

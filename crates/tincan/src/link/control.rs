@@ -90,6 +90,22 @@ impl Link {
         });
     }
 
+    /// Says anything (kind, then body) with the link's own keys, as a peer of ours may: for fuzzing.
+    pub(crate) fn fuzz_inside(&mut self, cx: &mut Cx<'_>, on_stream: bool, bytes: &[u8]) {
+        let Some((&kind, body)) = bytes.split_first() else {
+            return;
+        };
+        if let Phase::Up(up) = &mut self.phase
+            && on_stream
+        {
+            // A full backlog is as good as any other end.
+            let _ = up.send(kind, body);
+            self.drain_carriers(cx);
+        } else if let Some(ends) = self.paths.current() {
+            self.send_control(cx, ends, kind, body);
+        }
+    }
+
     pub(super) fn probe(&mut self, cx: &mut Cx<'_>, ends: Ends, purpose: Purpose) {
         let token = cx.rng.next_u64();
         let kind = if self.paths.current() == Some(ends) {

@@ -198,7 +198,7 @@ impl Up {
         self.send(SIGNAL, &bytes).is_ok()
     }
 
-    fn send(&mut self, kind: u8, body: &[u8]) -> Result<(), MessageError> {
+    pub(super) fn send(&mut self, kind: u8, body: &[u8]) -> Result<(), MessageError> {
         self.main.send_message(&[&[kind], body].concat())
     }
 

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use api::link::Event;
+use api::{NetworkId, NodeId};
 
 use super::{IfAddr, Node, Output};
 use crate::fast::{self, Inbound, Tell};
@@ -107,6 +108,16 @@ impl Node {
                 entry.link.frame_max = frame_max;
                 self.is_dirty = true;
             }
+        }
+        self.settle(now);
+    }
+
+    /// Has the link to a peer say anything (kind, then body) in a control record or on its stream: for fuzzing.
+    #[doc(hidden)]
+    pub fn fuzz_inside(&mut self, now: Instant, network: NetworkId, peer: NodeId, on_stream: bool, bytes: &[u8]) {
+        let current = self.peer_mut(network, peer).and_then(|peer| peer.current);
+        if let Some(id) = current {
+            self.with_link(now, id, |link, cx| link.fuzz_inside(cx, on_stream, bytes));
         }
         self.settle(now);
     }
