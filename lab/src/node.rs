@@ -160,7 +160,7 @@ impl Node {
     /// Runs a command of `ipop` to its end, whatever that is.
     pub fn output(&self, arguments: &[&str]) -> Result<Output, Failure> {
         let mut command = self.host.command(binary()?);
-        command.args(arguments).arg("--state").arg(&self.state);
+        command.arg("--state").arg(&self.state).args(arguments);
         command
             .output()
             .map_err(|e| Failure::system(format!("run ipop {}", arguments.join(" ")), e))
