@@ -21,15 +21,15 @@ const IDLE_SPANS: u32 = 3;
 /// Columns of the table, in order.
 pub(crate) const METRICS: &[Metric] = &[
     Metric::more("TCP 1 stream", "Gbit/s", 2),
-    Metric::less("CPU", "s/GB", 2),
+    Metric::less("CPU", "s/GB both", 2),
     Metric::more("TCP 4 streams", "Gbit/s", 2),
     Metric::less("ping under it", "ms p50", 2),
     Metric::more("UDP 64 B", "1000/s", 0),
     Metric::more("TCP req/resp", "1000/s", 1),
     Metric::less("ping", "us p50", 0),
-    Metric::less("CPU idle", "% of core", 2),
-    Metric::less("memory idle", "MB", 1),
-    Metric::less("memory peak", "MB", 1),
+    Metric::less("CPU idle", "% a node", 2),
+    Metric::less("memory idle", "MB a node", 1),
+    Metric::less("memory peak", "MB a node", 1),
 ];
 
 pub(crate) fn measure(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
@@ -53,7 +53,11 @@ pub(crate) fn measure(settings: &Settings, report: &mut Report) -> anyhow::Resul
         }
     }
     for way in ways.iter().filter(|way| way.name != peer::BARE) {
-        comparison.add(way.name, "memory peak", in_mb(Memory::of_all(&way.daemons)?.peak));
+        comparison.add(
+            way.name,
+            "memory peak",
+            megabytes_a_node(Memory::of_all(&way.daemons)?.peak),
+        );
     }
     report.comparison = Some(comparison);
     Ok(())
@@ -71,8 +75,16 @@ fn idle(ways: &[Way], settings: &Settings, comparison: &mut Comparison) -> anyho
     let before = spent().context("a daemon has ended")?;
     sleep(span);
     for ((way, before), after) in with_daemons.iter().zip(before).zip(spent()?) {
-        comparison.add(way.name, "CPU idle", (after - before) / span.as_secs_f64() * 100.0);
-        comparison.add(way.name, "memory idle", in_mb(Memory::of_all(&way.daemons)?.resident));
+        comparison.add(
+            way.name,
+            "CPU idle",
+            (after - before) / span.as_secs_f64() * 100.0 / 2.0,
+        );
+        comparison.add(
+            way.name,
+            "memory idle",
+            megabytes_a_node(Memory::of_all(&way.daemons)?.resident),
+        );
     }
     Ok(())
 }
@@ -112,6 +124,7 @@ fn loads(way: &Way, settings: &Settings, comparison: &mut Comparison) -> anyhow:
     Ok(())
 }
 
-fn in_mb(bytes: u64) -> f64 {
-    bytes as f64 / 1e6
+/// Both ends run the same.
+fn megabytes_a_node(bytes_of_both: u64) -> f64 {
+    bytes_of_both as f64 / 1e6 / 2.0
 }

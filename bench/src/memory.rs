@@ -43,7 +43,9 @@ pub(crate) fn measure(settings: &Settings, report: &mut Report) -> anyhow::Resul
         node.join(&invite)
             .with_context(|| format!("member {number} of {members}"))?;
         // In a large group members link to whom they talk to.
-        host.ping(&target)?;
+        until("the founder answers", LINKED_WITHIN, || {
+            host.ping(&target).map_err(|failure| failure.to_string())
+        })?;
         nodes.push(node);
     }
     until("every member is linked to the founder", LINKED_WITHIN, || {
