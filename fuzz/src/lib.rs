@@ -5,6 +5,7 @@
 //! (`fuzz_targets`), the program `fuzz` does, and an ordinary test does with the corpus and seeded mutations of it.
 #![forbid(unsafe_code)]
 
+mod controller;
 pub mod corpus;
 pub mod mutate;
 mod rendezvous;
@@ -40,7 +41,7 @@ const fn slow(name: &'static str, run: fn(&[u8]), seeds: fn() -> Vec<Vec<u8>>) -
         name,
         run,
         seeds,
-        mutations: 500,
+        mutations: 300,
     }
 }
 
@@ -50,6 +51,15 @@ pub const TARGETS: &[Target] = &[
     target("api_link_line", texts::link_line, texts::link_lines),
     target("api_server_address", texts::server_address, texts::server_addresses),
     target("api_words", texts::words, texts::some_words),
+    target("controller_card", controller::card, controller::cards),
+    target("controller_entry", controller::entry, controller::entries),
+    target("controller_invite", controller::invite, controller::invites),
+    Target {
+        mutations: 500,
+        ..target("controller_log", controller::log, controller::log_scripts)
+    },
+    target("controller_message", controller::message, controller::messages),
+    target("controller_store", controller::store, controller::stores),
     target("os_vnet_header", texts::vnet_header, texts::vnet_headers),
     target(
         "rendezvous_scram_client",
@@ -63,6 +73,11 @@ pub const TARGETS: &[Target] = &[
     ),
     target("rendezvous_stranger", rendezvous::stranger, rendezvous::requests),
     target("rendezvous_turn_wire", rendezvous::turn_wire, rendezvous::turn_frames),
+    target(
+        "rendezvous_xmpp_client",
+        rendezvous::xmpp_client,
+        rendezvous::server_streams,
+    ),
     target("rendezvous_xml_stream", rendezvous::xml_stream, rendezvous::xml_streams),
     target("tincan_agent", tincan::ice::agent, tincan::ice::agent_scripts),
     target(
@@ -84,7 +99,7 @@ pub const TARGETS: &[Target] = &[
     ),
     target("tincan_hello", tincan::link::hello, tincan::link::hellos),
     Target {
-        mutations: 300,
+        mutations: 200,
         ..slow("tincan_node", tincan::node::node, tincan::node::scripts)
     },
     target(

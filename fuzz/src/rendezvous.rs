@@ -1,7 +1,10 @@
 //! What servers, clients and strangers say on a rendezvous' port.
 
+use rendezvous::client::fuzz_session;
 use rendezvous::sasl::{Client, Hash, Mechanism, Offered, Opening, SaslError, StoredKeys};
 use rendezvous::server::{answer_stranger, channel_data, frame_length, read_stream};
+
+use crate::script::START;
 
 /// More iterations than this are allowed, but would slow the fuzzer down.
 const ITERATIONS_TRIED: u32 = 5_000;
@@ -82,6 +85,43 @@ pub(crate) fn turn_wire(bytes: &[u8]) {
         rest = tail;
     }
     let _ = channel_data(bytes);
+}
+
+/// A server's stanzas at a client that is in its room.
+pub(crate) fn xmpp_client(bytes: &[u8]) {
+    fuzz_session(bytes, *START);
+}
+
+/// A room that lets us in, members that come, speak and go; one that is elsewhere; errors and silence.
+pub(crate) fn server_streams() -> Vec<Vec<u8>> {
+    let room = "home@conference.rdv.example";
+    let muc = "http://jabber.org/protocol/muc#user";
+    let error = "<error type='cancel'><item-not-found xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>";
+    let entered = format!(
+        "<enabled xmlns='urn:xmpp:sm:3'/><presence from='{room}/bob'><card xmlns='urn:ipop:card:1'>AAEC</card>\
+         <x xmlns='{muc}'><item role='participant'/></x></presence><presence from='?own'><x xmlns='{muc}'>\
+         <status code='110'/><status code='201'/></x></presence>"
+    );
+    let data = "<data xmlns='urn:ipop:signal:1'>AAEC</data>";
+    let spoken = format!(
+        "{entered}<iq type='set' id='1' from='{room}/bob'>{data}</iq><message from='{room}/bob' type='normal'>{data}\
+         </message><iq type='error' id='?data' from='{room}/bob'>{error}</iq><r xmlns='urn:xmpp:sm:3'/>\
+         <iq type='get' id='x&lt;' from='rdv.example'><ping xmlns='urn:xmpp:ping'/></iq>\
+         <presence type='unavailable' from='{room}/bob'/>"
+    );
+    let services = format!(
+        "{entered}<iq type='result' id='?settings' from='{room}'/><iq type='result' id='?services' from='rdv.example'>\
+         <services xmlns='urn:xmpp:extdisco:2'><service type='turn' transport='udp' host='192.0.2.1' port='3478' \
+         username='u' password='p' expires='2027-01-01T00:00:00Z'/></services></iq><wait id='29'/><wait id='2'/>\
+         <a xmlns='urn:xmpp:sm:3' h='3'/><wait id='400'/>"
+    );
+    let elsewhere = format!(
+        "<presence type='error' from='?own'>{error}</presence><iq type='result' id='?components' from='rdv.example'>\
+         <query xmlns='http://jabber.org/protocol/disco#items'><item jid='rooms.rdv.example'/></query></iq>\
+         <iq type='result' id='?component' from='rooms.rdv.example'><query xmlns='http://jabber.org/protocol/disco#info'>\
+         <identity category='conference' type='text'/><feature var='http://jabber.org/protocol/muc'/></query></iq>"
+    );
+    [entered, spoken, services, elsewhere].map(String::into_bytes).to_vec()
 }
 
 /// A stranger's datagram at the TURN server.

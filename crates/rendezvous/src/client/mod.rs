@@ -10,6 +10,7 @@
 mod backoff;
 mod dial;
 mod fault;
+mod fuzzing;
 mod limits;
 mod login;
 mod outbox;
@@ -34,6 +35,8 @@ use tokio_rustls::client::TlsStream;
 use crate::xml::Incoming;
 use backoff::Backoff;
 use fault::Failure;
+#[doc(hidden)]
+pub use fuzzing::fuzz_session;
 use outbox::Outbox;
 use room::Place;
 use services::Origin;

@@ -67,7 +67,7 @@ impl Place {
         format!("{}@{}", self.name, self.service)
     }
 
-    fn own(&self) -> String {
+    pub(super) fn own(&self) -> String {
         format!("{}/{}", self.room(), self.nick)
     }
 }
