@@ -2,19 +2,24 @@
 
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::Context;
 use api::Cidr;
-use lab::{Host, Rig, Site};
+use api::link::{LinkCall, State};
+use api::rpc::Empty;
+use lab::{Host, Rig, Site, until};
 
 use crate::join::HALF_WAY;
 use crate::report::{Report, Row};
 use crate::settings::Settings;
 use crate::stats::Samples;
-use crate::switchboard::Switchboard;
+use crate::switchboard::{PATIENCE, Switchboard};
 
 const SET_UPS: usize = 100;
+/// A node takes 20 signals a second from a peer, a set-up needs one or two.
+const PAUSE: Duration = Duration::from_millis(100);
 const AIM: &str = "p50 at most 300 ms, p99 at most 1 s";
 
 pub(crate) fn measure(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
@@ -43,11 +48,25 @@ fn set_up(ipop: &Path, hosts: &[Host; 2], signal_delay: Duration, count: usize) 
     let a = switchboard.start(&hosts[0], inner(1))?;
     let b = switchboard.start(&hosts[1], inner(2))?;
     switchboard.introduce(a, b)?;
+    // The kernel calls a fresh interface down for up to a second; nobody has addresses to offer until then.
+    for who in [a, b] {
+        until("a node has candidates", PATIENCE, || {
+            let state: State = switchboard
+                .call(who, &LinkCall::State(Empty {}))
+                .map_err(|error| format!("{error:#}"))?;
+            if state.candidates.is_empty() {
+                Err("none".into())
+            } else {
+                Ok(())
+            }
+        })?;
+    }
     let mut samples = Samples::default();
     for _ in 0..count {
         let [here, there] = switchboard.open(a, b)?;
         samples.push(here.max(there).as_secs_f64() * 1000.0);
         switchboard.close(a, b)?;
+        sleep(PAUSE);
     }
     Ok(samples)
 }
