@@ -46,6 +46,9 @@ fn render(report: &NetReport) -> String {
         Some(protocols) if protocols.is_empty() => "no".to_owned(),
         Some(protocols) => protocols.join(", "),
     };
+    if report.servers.is_empty() {
+        return format!("=> {}\n", verdict(report));
+    }
     let mut out = String::new();
     for (name, value) in [
         ("UDP", yes_no(report.udp).to_owned()),

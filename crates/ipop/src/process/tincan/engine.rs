@@ -1,6 +1,6 @@
 //! The engine's thread: hands everything heard to the machine and carries out what it wants.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use super::Wake;
 use super::api::{ClientId, Clients, FromClient};
 use super::keys::{KeyFiles, random};
+use super::mapping::{Mapper, Outcome, Place};
 use super::nics::Nics;
 use super::streams::{FromStream, Streams};
 use super::workers::Shared;
@@ -30,6 +31,10 @@ pub(crate) struct Engine {
     keys: KeyFiles,
     nics: Nics,
     streams: Streams,
+    mapper: Mapper,
+    /// Ways of port mapping that this place's router knows; none while nobody has asked it.
+    mapped_by: Option<Vec<String>>,
+    checks: BTreeSet<CallId>,
     clients: Clients,
     calls: BTreeMap<CallId, (ClientId, Value)>,
     next_call: u64,
@@ -58,6 +63,9 @@ impl Engine {
             node: Node::new(config, Instant::now()),
             nics: Nics::new(shared.clone()),
             streams: Streams::new(shared.wakes.clone()),
+            mapper: Mapper::start(shared.wakes.clone())?,
+            mapped_by: None,
+            checks: BTreeSet::new(),
             shared,
             keys,
             clients: Clients::default(),
@@ -100,6 +108,7 @@ impl Engine {
             Wake::Stream(id, report) => self.handle_stream(now, id, &report),
             Wake::Client(id, report) => self.handle_client(now, id, report),
             Wake::Addresses => self.look_at_addresses(),
+            Wake::Mapping(outcome) => self.handle_mapping(now, outcome),
             Wake::NicLost(network, reason) => {
                 self.nics.remove(network);
                 self.node
@@ -229,6 +238,9 @@ impl Engine {
                 self.next_call += 1;
                 let id = CallId(self.next_call);
                 self.calls.insert(id, (client, name));
+                if matches!(call, LinkCall::CheckNetwork(_)) {
+                    self.checks.insert(id);
+                }
                 self.node.handle_call(now, id, call);
             }
         }
@@ -266,7 +278,12 @@ impl Engine {
         }
     }
 
-    fn reply(&mut self, id: CallId, result: Result<Value, ApiError>) {
+    fn reply(&mut self, id: CallId, mut result: Result<Value, ApiError>) {
+        if self.checks.remove(&id)
+            && let (Ok(report), Some(ways)) = (&mut result, &self.mapped_by)
+        {
+            report["port_mapping"] = json!(ways);
+        }
         if let Some((client, name)) = self.calls.remove(&id) {
             self.clients.send(client, &Message::Answer { id: name, result });
             self.flush_again = true;
@@ -288,6 +305,7 @@ impl Engine {
             NicEffect::Set(config) => {
                 let made = self.nics.set(&config).map_err(|error| format!("{error:#}"));
                 self.node.handle_nic(Instant::now(), config.network, made);
+                self.look_for_router();
             }
             NicEffect::Remove(network) => self.nics.remove(network),
         }
@@ -307,6 +325,30 @@ impl Engine {
                     tracing::error!("{error:#}");
                 }
             }
+        }
+    }
+
+    /// Asks the router of this place for a port, as soon as there is a network to be reached in.
+    fn look_for_router(&mut self) {
+        let place = Place::now(self.shared.sockets.port()).filter(|_| !self.nics.is_empty());
+        if place.is_none() {
+            self.mapped_by = None;
+        }
+        self.mapper.set_place(place);
+    }
+
+    fn handle_mapping(&mut self, now: Instant, outcome: Outcome) {
+        match outcome {
+            Outcome::Mapped {
+                external,
+                internal,
+                lifetime,
+                protocol,
+            } => {
+                self.mapped_by = Some(vec![protocol.to_owned()]);
+                self.node.handle_mapping(now, external, internal, lifetime);
+            }
+            Outcome::None => self.mapped_by = Some(Vec::new()),
         }
     }
 
@@ -338,6 +380,7 @@ impl Engine {
         let port = |family| sockets.missing(family).is_none().then(|| sockets.port());
         self.node
             .handle_addresses(Instant::now(), port(Family::V4), port(Family::V6), &addresses);
+        self.look_for_router();
     }
 }
 

@@ -7,6 +7,7 @@
 mod api;
 mod engine;
 pub(crate) mod keys;
+mod mapping;
 mod nics;
 mod resolver;
 mod streams;
@@ -59,6 +60,8 @@ pub(crate) enum Wake {
     Client(ClientId, FromClient),
     /// Addresses or routes of this machine changed.
     Addresses,
+    /// What the router says to a port mapping.
+    Mapping(mapping::Outcome),
     /// A NIC cannot be read any more.
     NicLost(NetworkId, String),
     /// A signal asked us to end.

@@ -135,6 +135,11 @@ impl Nics {
         }
     }
 
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// The interfaces that are ours: their addresses are no way to reach us from outside.
     pub(crate) fn is_ours(&self, interface: &str) -> bool {
         self.open.values().any(|open| open.nic.name() == interface)
