@@ -8,7 +8,7 @@ use lab::Rig;
 use crate::load;
 use crate::peer::{self, Way};
 use crate::process::{Memory, cpu_of_all};
-use crate::report::{Comparison, Metric, Report};
+use crate::report::{Comparison, Metric, Report, Row};
 use crate::settings::Settings;
 
 const ROUNDS: usize = 5;
@@ -59,6 +59,7 @@ pub(crate) fn measure(settings: &Settings, report: &mut Report) -> anyhow::Resul
             megabytes_a_node(Memory::of_all(&way.daemons)?.peak),
         );
     }
+    report.rows.extend(against_aims(&comparison));
     report.comparison = Some(comparison);
     Ok(())
 }
@@ -122,6 +123,33 @@ fn loads(way: &Way, settings: &Settings, comparison: &mut Comparison) -> anyhow:
         load::flood(hosts, target, span / 4).context("small datagrams")? / 1e3,
     );
     Ok(())
+}
+
+/// IPOP beside the aims of `docs/performance.md`.
+fn against_aims(comparison: &Comparison) -> Vec<Row> {
+    let ratio = |metric, other, aim| {
+        let value = comparison.median(peer::IPOP, metric)? / comparison.median(other, metric)?;
+        Some(Row::one(format!("{metric}, as a multiple of {other}"), value, "x", aim))
+    };
+    let added = || {
+        let value = comparison.median(peer::IPOP, "ping")? - comparison.median(peer::BARE, "ping")?;
+        Some(Row::one(
+            "round trip added to the bare veth, p50",
+            value,
+            "us",
+            "at most 60 us",
+        ))
+    };
+    let wireguard = "wireguard-go";
+    let rows = [
+        ratio("TCP 1 stream", wireguard, "at least 2.8"),
+        ratio("TCP 1 stream", peer::BARE, "at least 0.25"),
+        ratio("CPU", wireguard, "at most 0.31"),
+        ratio("UDP 64 B", peer::BARE, "at least 0.75"),
+        ratio("TCP req/resp", peer::BARE, "at least 0.5"),
+        added(),
+    ];
+    rows.into_iter().flatten().collect()
 }
 
 /// Both ends run the same.

@@ -72,21 +72,15 @@ fn rest(node: &Node, state: &str, aim: &str, report: &mut Report) -> anyhow::Res
     let before = cpu_of_all(&processes)?;
     sleep(AT_REST);
     let share = (cpu_of_all(&processes)? - before) / AT_REST.as_secs_f64() * 100.0;
-    for (name, process) in ["tincan", "controller"].into_iter().zip(processes) {
-        let memory = Memory::of(process)?.resident as f64 / 1e6;
-        report
-            .rows
-            .push(Row::one(format!("memory of {name}, {state}"), memory, "MB", ""));
+    let in_mb = |bytes: u64| bytes as f64 / 1e6;
+    let mut say =
+        |what: &str, value, unit, aim| report.rows.push(Row::one(format!("{what}, {state}"), value, unit, aim));
+    for (name, process) in ["memory of tincan", "memory of controller"].into_iter().zip(processes) {
+        say(name, in_mb(Memory::of(process)?.resident), "MB", "");
     }
-    let memory = Memory::of_all(&processes)?.resident as f64 / 1e6;
-    report
-        .rows
-        .push(Row::one(format!("memory of both, {state}"), memory, "MB", aim));
-    report.rows.push(Row::one(
-        format!("CPU of both at rest, {state}"),
-        share,
-        "% of a core",
-        "0",
-    ));
+    let both = Memory::of_all(&processes)?;
+    say("memory of both", in_mb(both.resident), "MB", aim);
+    say("the same without pages of files", in_mb(both.own), "MB", "");
+    say("CPU of both at rest", share, "% of a core", "0");
     Ok(())
 }

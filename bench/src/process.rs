@@ -12,6 +12,8 @@ const TICKS_PER_SECOND: f64 = 100.0;
 pub(crate) struct Memory {
     /// Resident, with pages of the program file that it shares with its like.
     pub(crate) resident: u64,
+    /// Of that, what nothing else could share: without pages of files.
+    pub(crate) own: u64,
     /// The most that was ever resident.
     pub(crate) peak: u64,
 }
@@ -22,6 +24,7 @@ impl Memory {
         let of = |field| kib(&status, field).with_context(|| format!("process {process} shows no {field}"));
         Ok(Self {
             resident: of("VmRSS:")? << 10,
+            own: of("RssAnon:")? << 10,
             peak: of("VmHWM:")? << 10,
         })
     }
@@ -32,6 +35,7 @@ impl Memory {
             let one = Self::of(*process)?;
             Ok(Self {
                 resident: sum.resident + one.resident,
+                own: sum.own + one.own,
                 peak: sum.peak + one.peak,
             })
         })

@@ -85,6 +85,12 @@ impl Comparison {
         }
     }
 
+    /// The median of a metric over a way, where it was measured.
+    pub(crate) fn median(&self, way: &str, metric: &str) -> Option<f64> {
+        let column = self.metrics.iter().position(|known| known.title == metric)?;
+        self.ways.iter().find(|known| known.name == way)?.samples[column].median()
+    }
+
     fn cells(&self, text: impl Fn(&Measured, usize) -> String) -> Vec<Vec<String>> {
         let columns = 0..self.metrics.len();
         self.ways
@@ -186,7 +192,7 @@ impl Report {
             say(format_args!("\n{}", comparison.table()));
         }
         if !self.rows.is_empty() {
-            let head = ["ipop by itself", "", "aim"].map(str::to_owned).to_vec();
+            let head = ["ipop", "", "aim"].map(str::to_owned).to_vec();
             let rows = self
                 .rows
                 .iter()
