@@ -208,7 +208,7 @@ pub(crate) fn invites() -> Vec<Vec<u8>> {
     assert!(Invite::parse(&link).is_ok(), "seeds are good");
     vec![
         link.clone().into_bytes(),
-        link[..60].as_bytes().to_vec(),
+        link.as_bytes()[..60].to_vec(),
         b"ipop://AgAA".to_vec(),
     ]
 }

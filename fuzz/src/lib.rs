@@ -72,11 +72,21 @@ pub const TARGETS: &[Target] = &[
         rendezvous::openings,
     ),
     target("rendezvous_stranger", rendezvous::stranger, rendezvous::requests),
+    target(
+        "rendezvous_turn_server",
+        rendezvous::turn_server,
+        rendezvous::turn_scripts,
+    ),
     target("rendezvous_turn_wire", rendezvous::turn_wire, rendezvous::turn_frames),
     target(
         "rendezvous_xmpp_client",
         rendezvous::xmpp_client,
         rendezvous::server_streams,
+    ),
+    target(
+        "rendezvous_xmpp_server",
+        rendezvous::xmpp_server,
+        rendezvous::client_streams,
     ),
     target("rendezvous_xml_stream", rendezvous::xml_stream, rendezvous::xml_streams),
     target("tincan_agent", tincan::ice::agent, tincan::ice::agent_scripts),

@@ -2,9 +2,9 @@
 
 use rendezvous::client::fuzz_session;
 use rendezvous::sasl::{Client, Hash, Mechanism, Offered, Opening, SaslError, StoredKeys};
-use rendezvous::server::{answer_stranger, channel_data, frame_length, read_stream};
+use rendezvous::server::{answer_stranger, channel_data, frame_length, fuzz_hub, fuzz_relay, read_stream};
 
-use crate::script::START;
+use crate::script::{START, Writer};
 
 /// More iterations than this are allowed, but would slow the fuzzer down.
 const ITERATIONS_TRIED: u32 = 5_000;
@@ -122,6 +122,75 @@ pub(crate) fn server_streams() -> Vec<Vec<u8>> {
          <identity category='conference' type='text'/><feature var='http://jabber.org/protocol/muc'/></query></iq>"
     );
     [entered, spoken, services, elsewhere].map(String::into_bytes).to_vec()
+}
+
+/// Clients that are logged in, at the server.
+pub(crate) fn xmpp_server(bytes: &[u8]) {
+    fuzz_hub(bytes);
+}
+
+/// Rooms, rosters, questions, messages, and addresses that are none.
+pub(crate) fn client_streams() -> Vec<Vec<u8>> {
+    let room = "home@conference.rdv.example";
+    let muc = "<x xmlns='http://jabber.org/protocol/muc'/>";
+    let data = "<data xmlns='urn:ipop:signal:1'>AAEC</data>";
+    let rooms = format!(
+        "<presence to='{room}/a'>{muc}</presence><presence by='bob' to='{room}/b'><card xmlns='urn:ipop:card:1'>AAEC</card>\
+         {muc}</presence><iq type='set' id='1' to='{room}/b'>{data}</iq><iq by='bob' type='result' id='1' to='{room}/a'/>\
+         <message type='groupchat' to='{room}'><body>hi</body></message><iq type='get' id='2' to='{room}'>\
+         <query xmlns='http://jabber.org/protocol/disco#info'/></iq><presence type='unavailable' to='{room}/a'/>"
+    );
+    let roster = "<presence/><iq type='get' id='1'><query xmlns='jabber:iq:roster'/></iq><iq type='set' id='2'>\
+         <query xmlns='jabber:iq:roster'><item jid='bob@rdv.example' name='Bob'><group>g</group></item></query></iq>\
+         <presence type='subscribe' to='bob@rdv.example'/><presence by='bob' type='subscribed' to='ann@rdv.example'/>\
+         <presence by='bob'/><iq type='set' id='3'><query xmlns='jabber:iq:roster'><item jid='bob@rdv.example' \
+         subscription='remove'/></query></iq>";
+    let questions = "<iq type='get' id='1' to='rdv.example'><services xmlns='urn:xmpp:extdisco:2'/></iq>\
+         <iq type='get' id='2' to='conference.rdv.example'><query xmlns='http://jabber.org/protocol/disco#items'/></iq>\
+         <iq type='get' id='3'><ping xmlns='urn:xmpp:ping'/></iq><message to='bob@rdv.example/ipop'><body>&amp;</body>\
+         </message><message to='a@b@c'/><iq type='set' id='4' to='ann@else.where'><x xmlns='y'/></iq><iq/>";
+    vec![rooms.into_bytes(), roster.into(), questions.into()]
+}
+
+/// The TURN server, a client with credentials, strangers and peers.
+pub(crate) fn turn_server(bytes: &[u8]) {
+    fuzz_relay(bytes, *START);
+}
+
+/// An allocation, a permission, a channel and data; two allocations, a third, and their end.
+pub(crate) fn turn_scripts() -> Vec<Vec<u8>> {
+    let step = |what: u8, bytes: &[u8]| Writer::default().bytes(&[what]).chunk(bytes).0;
+    let wait = |seconds: u16| Writer::default().bytes(&[5]).word(seconds * 16).0;
+    let allocate = [&[0, 3][..], &[0, 0x19, 0, 4, 17, 0, 0, 0]].concat();
+    let peer = [0, 0x12, 0, 8, 0, 1, 0x3a, 0x4a, 0xea, 0x12, 0xd5, 0x47];
+    let permit = [&[0, 8][..], &peer].concat();
+    let bind = [&[0, 9][..], &[0, 0x0c, 0, 4, 0x40, 1, 0, 0], &peer].concat();
+    let send = [
+        &[0, 0x16, 0, 20, 0x21, 0x12, 0xa4, 0x42][..],
+        &[7; 12],
+        &peer,
+        &[0, 0x13, 0, 4, 1, 2, 3, 4],
+    ]
+    .concat();
+    let refresh = [0, 4, 0, 0x0d, 0, 4, 0, 0, 0, 0];
+    let carried = [
+        step(2, &allocate),
+        step(2, &permit),
+        step(0, &send),
+        step(2, &bind),
+        step(0, &[0x40, 1, 0, 3, 1, 2, 3, 0]),
+        step(4, b"from the peer"),
+        wait(299),
+        step(4, b"again"),
+        step(2, &refresh),
+    ];
+    let many = [0x02, 0x42, 0x82, 0xc2].map(|what| step(what, &allocate)).concat();
+    let refused: Vec<u8> = requests().iter().flat_map(|request| step(0, request)).collect();
+    vec![
+        carried.concat(),
+        [many, wait(700), step(0x42, &permit), wait(3000)].concat(),
+        refused,
+    ]
 }
 
 /// A stranger's datagram at the TURN server.

@@ -13,6 +13,7 @@
 
 mod door;
 mod files;
+mod fuzzing;
 mod guard;
 mod hub;
 mod limits;
@@ -43,6 +44,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+
+#[doc(hidden)]
+pub use fuzzing::fuzz_hub;
+#[doc(hidden)]
+pub use turn::fuzz_relay;
 
 pub use crate::xml::{XmlError, read_stream};
 pub use turn::{FrameError, RelayAddress, TurnConfig, answer_stranger, channel_data, frame_length, turn_user_of};

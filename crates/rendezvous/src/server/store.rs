@@ -76,7 +76,7 @@ impl Store {
         }
     }
 
-    fn fresh() -> Result<Self, ServerError> {
+    pub(super) fn fresh() -> Result<Self, ServerError> {
         let token = BASE32_NOPAD.encode(&random::<20>()?).to_ascii_lowercase();
         let secret = BASE64.encode(&random::<32>()?);
         Ok(Store {

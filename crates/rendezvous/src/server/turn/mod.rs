@@ -5,6 +5,7 @@
 //! passed on at once is lost, as datagrams may be; nothing waits for a slow client.
 
 pub(super) mod credentials;
+mod fuzzing;
 mod limits;
 mod machine;
 mod peers;
@@ -30,6 +31,8 @@ use tokio::time::timeout;
 use super::link::Wire;
 use super::session::unix_now;
 use super::{ServerError, Shared, bound_socket, store};
+#[doc(hidden)]
+pub use fuzzing::fuzz_relay;
 use machine::{Action, Client, Machine, Open, Quotas, RelayId, Transport};
 use peers::Policy;
 
