@@ -221,3 +221,45 @@ fn too_big_for_one_address_changes_no_other_path() {
     world.run(ms(50));
     assert_eq!(world.hosts[2].frames, [large]);
 }
+
+/// How long until frames flow both ways again, both ends sending all the time.
+fn until_frames_flow(world: &mut World) -> Duration {
+    let begin = world.now;
+    for host in &mut world.hosts {
+        host.frames.clear();
+    }
+    for _ in 0..2000 {
+        world.send(0, 1, b"a");
+        world.send(1, 0, b"b");
+        world.run(ms(10));
+        let arrived = |from, to: usize, payload| world.hosts[to].frames.contains(&inner_frame(from, to, payload));
+        if arrived(0, 1, b"a") && arrived(1, 0, b"b") {
+            return world.now - begin;
+        }
+    }
+    panic!("nothing after {:?}: {:?}", world.now - begin, world.hosts[0].events);
+}
+
+#[test]
+fn a_machine_that_slept_is_linked_again_within_three_seconds() {
+    for sleep in [5, 20, 40, 90, 600, 8 * 3600] {
+        for sleeper in [0, 1] {
+            let mut world = World::linked();
+            world.asleep.insert(sleeper);
+            world.run(Duration::from_secs(sleep));
+            world.asleep.clear();
+            let time = until_frames_flow(&mut world);
+            assert!(time <= ms(3000), "{sleeper} slept {sleep} s: {time:?}");
+        }
+    }
+}
+
+#[test]
+fn traffic_alone_links_a_restarted_peer_again_within_three_seconds() {
+    for restarted in [0, 1] {
+        let mut world = World::linked();
+        world.restart(restarted);
+        let time = until_frames_flow(&mut world);
+        assert!(time <= ms(3000), "{restarted}: {time:?}");
+    }
+}

@@ -71,6 +71,8 @@ pub(super) struct World {
     pub(super) cut: BTreeSet<(SocketAddr, SocketAddr)>,
     /// What a host sends from the first looks as if from the second, and back: a NAT that can be changed.
     pub(super) alias: BTreeMap<SocketAddr, SocketAddr>,
+    /// Hosts whose machine sleeps: they hear nothing and do nothing.
+    pub(super) asleep: BTreeSet<usize>,
     /// Every n-th datagram is lost.
     pub(super) lose_every: Option<u64>,
     /// Signals are not carried but kept in `signals`.
@@ -116,6 +118,7 @@ impl World {
             serial: 0,
             cut: BTreeSet::new(),
             alias: BTreeMap::new(),
+            asleep: BTreeSet::new(),
             lose_every: None,
             hold_signals: false,
             signals: Vec::new(),
@@ -292,7 +295,7 @@ impl World {
                 let arrival = entry.remove();
                 self.arrive(arrival);
             }
-            for host in 0..self.hosts.len() {
+            for host in self.awake() {
                 if self.hosts[host].node.poll_timeout().is_some_and(|due| due <= self.now) {
                     self.hosts[host].node.handle_timeout(self.now);
                 }
@@ -309,20 +312,31 @@ impl World {
     }
 
     fn next_time(&self) -> Option<Instant> {
-        let timers = self.hosts.iter().filter_map(|host| host.node.poll_timeout());
+        let timers = self
+            .awake()
+            .into_iter()
+            .filter_map(|host| self.hosts[host].node.poll_timeout());
         let arrivals = self.queue.keys().next().map(|(at, _)| *at);
         timers.chain(arrivals).min()
+    }
+
+    fn awake(&self) -> Vec<usize> {
+        (0..self.hosts.len())
+            .filter(|host| !self.asleep.contains(host))
+            .collect()
     }
 
     fn arrive(&mut self, arrival: Arrival) {
         match arrival {
             Arrival::Datagram { from, to, mut bytes } => {
-                if let Some(host) = self.hosts.iter_mut().find(|host| host.addresses.contains(&to)) {
-                    host.node.handle_udp(self.now, to, from, &mut bytes);
+                let found = self.hosts.iter().position(|host| host.addresses.contains(&to));
+                if let Some(at) = found.filter(|at| !self.asleep.contains(at)) {
+                    self.hosts[at].node.handle_udp(self.now, to, from, &mut bytes);
                 }
             }
             Arrival::Signal { to, blob } => {
-                if let Some(host) = self.hosts.iter().position(|host| host.id == to) {
+                let found = self.hosts.iter().position(|host| host.id == to);
+                if let Some(host) = found.filter(|host| !self.asleep.contains(host)) {
                     let _ = self.deliver(host, blob);
                 }
             }
