@@ -74,7 +74,7 @@ def node(path, address, heard, outbox):
 if len(sys.argv) != 3:
     sys.exit(__doc__)
 (to_ann, from_bob), (to_bob, from_ann) = os.pipe(), os.pipe()
-if os.fork() == 0:
-    node(sys.argv[1], "10.99.0.1", Lines(to_ann), from_ann)
-else:
-    node(sys.argv[2], "10.99.0.2", Lines(to_bob), from_bob)
+ann, bob = (sys.argv[1], "10.99.0.1", to_ann, from_ann), (sys.argv[2], "10.99.0.2", to_bob, from_bob)
+own, other = (ann, bob) if os.fork() == 0 else (bob, ann)
+os.close(other[2]), os.close(other[3])  # else neither would notice the other's end
+node(own[0], own[1], Lines(own[2]), own[3])
