@@ -157,6 +157,11 @@ impl Node {
         self.daemon.as_mut()
     }
 
+    /// What its daemon and the processes of that said so far.
+    pub fn daemon_said(&self) -> String {
+        self.daemon.as_ref().map(Process::said).unwrap_or_default()
+    }
+
     /// Runs a command of `ipop` to its end, whatever that is.
     pub fn output(&self, arguments: &[&str]) -> Result<Output, Failure> {
         let mut command = self.host.command(binary()?);

@@ -158,13 +158,16 @@ impl Prosody<'_> {
         let folder = self.folder.display();
         let quoted = |a: &IpAddr| format!("\"{a}\"; ");
         let interfaces: String = self.places.iter().map(quoted).collect();
-        let registration = self.accounts == Accounts::Open;
+        let (registration, registering) = match self.accounts {
+            Accounts::Open => (true, "\"register_ibr\""),
+            Accounts::Closed => (false, ""),
+        };
         format!(
             r#"run_as_root = true
 pidfile = "{folder}/pid"
 data_path = "{folder}/data"
 log = {{ info = "*console" }}
-modules_enabled = {{ "roster"; "saslauth"; "tls"; "disco"; "ping"; "smacks"; "external_services"; "register_ibr" }}
+modules_enabled = {{ "roster"; "saslauth"; "tls"; "disco"; "ping"; "smacks"; "external_services"; {registering} }}
 modules_disabled = {{ "s2s"; "offline" }}
 interfaces = {{ {interfaces} }}
 c2s_ports = {{}}

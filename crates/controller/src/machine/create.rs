@@ -362,13 +362,33 @@ impl Group {
 
     /// The rendezvous is not reached while a creation or a join waits for it.
     pub(super) fn rendezvous_fault(&mut self, cx: &mut Cx<'_>, fault: RendezvousFault, reason: &str) {
-        let started = match &self.stage {
-            Stage::Creating(creating) => creating.founding.started,
-            Stage::Joining(joining) if !joining.admitted => joining.started,
-            _ => return,
+        let Some(started) = self.awaits_rendezvous_since() else {
+            return;
         };
         if hopeless(fault, cx.now.mono.saturating_duration_since(started)) {
             self.abort(cx, rendezvous_error(fault, reason));
+        }
+    }
+
+    fn awaits_rendezvous_since(&self) -> Option<Instant> {
+        match &self.stage {
+            Stage::Creating(creating) => Some(creating.founding.started),
+            Stage::Joining(joining) if !joining.admitted => Some(joining.started),
+            _ => None,
+        }
+    }
+
+    /// When a rendezvous that is not reached has had its chance; the next try may come later than the person may wait.
+    pub(super) fn unreachable_at(&self) -> Option<Instant> {
+        let started = self.awaits_rendezvous_since()?;
+        matches!(self.meeting.fault, Some((RendezvousFault::Unreachable, _))).then(|| started + UNREACHABLE_GRACE)
+    }
+
+    pub(super) fn unreachable_timeout(&mut self, cx: &mut Cx<'_>) {
+        let is_due = self.unreachable_at().is_some_and(|at| at <= cx.now.mono);
+        let fault = self.meeting.fault.as_ref().filter(|_| is_due);
+        if let Some(error) = fault.map(|(fault, reason)| rendezvous_error(*fault, reason)) {
+            self.abort(cx, error);
         }
     }
 

@@ -537,6 +537,7 @@ impl Group {
         }
         let fault = self.unreachable_because();
         self.fail_pings(cx, |until| until <= now, &fault);
+        self.unreachable_timeout(cx);
         match &self.stage {
             Stage::Creating(_) => self.creating_timeout(cx),
             Stage::Joining(_) => self.joining_timeout(cx),
@@ -568,10 +569,16 @@ impl Group {
             .peers
             .values()
             .flat_map(|p| p.pings.iter().map(|(_, until)| *until));
-        [stage, self.resync_at, self.inbox.timeout(), self.next_open()]
-            .into_iter()
-            .flatten()
-            .chain(peers)
-            .min()
+        [
+            stage,
+            self.unreachable_at(),
+            self.resync_at,
+            self.inbox.timeout(),
+            self.next_open(),
+        ]
+        .into_iter()
+        .flatten()
+        .chain(peers)
+        .min()
     }
 }
