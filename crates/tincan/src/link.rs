@@ -12,6 +12,7 @@
 mod control;
 mod making;
 pub(crate) mod paths;
+mod resend;
 mod up;
 
 use std::collections::VecDeque;
@@ -34,13 +35,11 @@ use crate::session::Role;
 use crate::signal::{self, Body, LinkSecret};
 use making::Making;
 use paths::{Ends, Paths};
+use resend::{Again, Resend};
 use up::Up;
 
 /// A link that is not up by then is given up.
 pub(crate) const SETUP_TIME: Duration = Duration::from_secs(30);
-/// An offer is sent again after this, then after twice that, up to `RESEND_MAX`.
-const RESEND_FIRST: Duration = Duration::from_millis(500);
-const RESEND_MAX: Duration = Duration::from_secs(4);
 /// The whole candidate list is sent once more so long after it last changed, in case signals overtook each other.
 const CANDIDATES_AGAIN: Duration = Duration::from_secs(1);
 
@@ -82,6 +81,8 @@ pub(crate) enum LinkOutput {
     Pong { ping: u64, rtt: Duration, path: PathState },
     /// Relays must let the peer's address through.
     Permit(SocketAddr),
+    /// Paths fell silent: are the relays alive?
+    VerifyRelays,
     /// Keys, path or phase changed: publish.
     Changed,
     /// Frames can flow.
@@ -104,32 +105,6 @@ enum Phase {
     Up(Box<Up>),
     /// Over.
     Closed,
-}
-
-/// When something is sent again.
-#[derive(Clone, Copy, Debug)]
-struct Resend {
-    at: Instant,
-    after: Duration,
-}
-
-impl Resend {
-    fn new(now: Instant) -> Self {
-        Self {
-            at: now + RESEND_FIRST,
-            after: RESEND_FIRST,
-        }
-    }
-
-    /// True when it is time; the next time is then set.
-    fn is_due(&mut self, now: Instant) -> bool {
-        if now < self.at {
-            return false;
-        }
-        self.after = (self.after * 2).min(RESEND_MAX);
-        self.at = now + self.after;
-        true
-    }
 }
 
 /// What a link is about; fixed for its life.
@@ -155,7 +130,7 @@ pub(crate) struct Link {
     /// Counts ICE restarts.
     generation: u32,
     restart: Option<Resend>,
-    candidates_again: Option<Instant>,
+    candidates_again: Option<Again>,
     phase: Phase,
     paths: Paths,
     deadline: Instant,
@@ -341,7 +316,10 @@ impl Link {
         }
         self.phase = Phase::Checking;
         self.take_remote(cx, answer.credentials.clone(), &answer.candidates);
-        self.candidates_again.get_or_insert(cx.now + CANDIDATES_AGAIN);
+        self.candidates_again.get_or_insert(Again {
+            at: cx.now + CANDIDATES_AGAIN,
+            is_last: true,
+        });
         self.drain_agent(cx);
         Ok(())
     }
@@ -377,6 +355,7 @@ impl Link {
             self.send_restart(true);
         }
         self.drain_agent(cx);
+        self.out.push_back(LinkOutput::VerifyRelays);
         if self.paths.is_uneasy() {
             self.probe_all(cx);
         }
@@ -434,7 +413,10 @@ impl Link {
     fn on_candidates_changed(&mut self, cx: &mut Cx<'_>) {
         // An unanswered offer goes again in whole by and by; the answered are told at the end of this instant.
         if !self.is_offered() {
-            self.candidates_again = Some(cx.now);
+            self.candidates_again = Some(Again {
+                at: cx.now,
+                is_last: false,
+            });
         }
         self.drain_agent(cx);
     }
@@ -587,10 +569,12 @@ impl Link {
     pub(crate) fn handle_timeout(&mut self, cx: &mut Cx<'_>) {
         self.agent.handle_timeout(cx.now);
         self.drain_agent(cx);
-        if self.candidates_again.is_some_and(|at| cx.now >= at) {
-            // Once more later, unless this was it.
-            let was_change = self.candidates_again.take() == Some(cx.now);
-            self.candidates_again = was_change.then(|| cx.now + CANDIDATES_AGAIN);
+        if let Some(again) = self.candidates_again.filter(|again| cx.now >= again.at) {
+            let once_more = Again {
+                at: cx.now + CANDIDATES_AGAIN,
+                is_last: true,
+            };
+            self.candidates_again = (!again.is_last).then_some(once_more);
             self.send_candidates(cx);
         }
         match &mut self.phase {
@@ -621,10 +605,17 @@ impl Link {
         let paths = if self.is_up() { self.paths.due() } else { None };
         let restart = self.restart.map(|resend| resend.at);
         let agent = self.agent.poll_timeout();
-        [own, deadline, paths, restart, agent, self.candidates_again]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            own,
+            deadline,
+            paths,
+            restart,
+            agent,
+            self.candidates_again.map(|again| again.at),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     // --- end ---

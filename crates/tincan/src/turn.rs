@@ -12,6 +12,7 @@ mod stream;
 mod tests;
 mod tls;
 mod types;
+mod verify;
 
 pub use stream::fuzz_framer;
 pub use tls::TlsTrust;
@@ -176,6 +177,15 @@ impl Relays {
         let peer = plain(peer);
         if let Some(client) = self.client_of(relay, peer.ip()) {
             client.bind_channel(now, peer);
+        }
+        self.collect(now);
+    }
+
+    /// Asks every server whether what it gave still lives; what does not is lost within seconds, and asked for anew.
+    /// For when paths through relays fall silent, or this host's addresses changed.
+    pub fn verify(&mut self, now: Instant) {
+        for client in self.hosts.iter_mut().flat_map(|host| &mut host.clients) {
+            client.verify(now);
         }
         self.collect(now);
     }

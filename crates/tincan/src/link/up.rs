@@ -488,6 +488,7 @@ impl Link {
             Step::ProbeBetter => self.probe_better(cx),
             Step::ProbeAll => {
                 if matches!(before, Health::Doubt { .. }) {
+                    self.out.push_back(LinkOutput::VerifyRelays);
                     self.agent.probe(cx.now);
                     self.drain_agent(cx);
                 }

@@ -79,6 +79,8 @@ impl Node {
         self.ports = [port(4, v4), port(6, v6)].into_iter().flatten().collect();
         self.gatherer.set_ports(now, v4, v6);
         self.gatherer.handle_addresses(now, addresses);
+        // Servers may see us elsewhere from now on, where they know no allocation.
+        self.relays.verify(now);
         self.event(Event::AddressesChanged {});
         self.settle(now);
     }

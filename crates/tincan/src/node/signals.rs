@@ -277,6 +277,7 @@ impl Node {
             }
             LinkOutput::Pong { ping, rtt, path } => self.on_pong(id, ping, rtt, path),
             LinkOutput::Permit(remote) => self.permit(now, remote),
+            LinkOutput::VerifyRelays => self.relays.verify(now),
             LinkOutput::Changed => self.is_dirty = true,
             LinkOutput::Up => self.on_up(now, id, between),
             LinkOutput::PathChanged => {

@@ -22,6 +22,8 @@ use turn_types::{AddressFamily, TurnCredentials};
 
 use super::stream::Stream;
 use super::tls::TlsTrust;
+use super::types::place_in;
+use super::verify::Verify;
 use super::{StreamId, TurnServer, TurnTransport};
 use crate::gauge::Gauges;
 use crate::limits;
@@ -91,6 +93,7 @@ pub(super) struct Client {
     channels: BTreeMap<SocketAddr, u16>,
     waiting: BTreeMap<IpAddr, VecDeque<(SocketAddr, Vec<u8>)>>,
     ended: bool,
+    pub(super) verify: Option<Verify>,
     /// Datagrams that found no place or no permission.
     pub(super) dropped: u64,
     pub(super) events: VecDeque<ClientEvent>,
@@ -133,6 +136,7 @@ impl Client {
             channels: BTreeMap::new(),
             waiting: BTreeMap::new(),
             ended: false,
+            verify: None,
             dropped: 0,
             events: VecDeque::new(),
             transmits: VecDeque::new(),
@@ -244,14 +248,18 @@ impl Client {
         }
         self.used.insert(ip, now);
         if !self.permitted.contains(&ip) {
-            let at = self.to_turn(now);
-            if let Some(api) = &mut self.api {
-                // "Already exists" means under way; "no allocation" is asked again by the next datagram.
-                let _ = api.create_permission(TransportType::Udp, ip, at);
-            }
-            self.pump(now);
+            self.ask_permission(now, ip);
         }
         true
+    }
+
+    pub(super) fn ask_permission(&mut self, now: Instant, ip: IpAddr) {
+        let at = self.to_turn(now);
+        if let Some(api) = &mut self.api {
+            // "Already exists" means under way; "no allocation" is asked again by the next datagram.
+            let _ = api.create_permission(TransportType::Udp, ip, at);
+        }
+        self.pump(now);
     }
 
     pub(super) fn bind_channel(&mut self, now: Instant, peer: SocketAddr) {
@@ -328,6 +336,7 @@ impl Client {
         if self.ended {
             return;
         }
+        self.verify_timeout(now);
         if self.give_up_at.is_some_and(|at| now >= at) {
             let silent = "it does not answer".to_owned();
             let reason = self.last_refusal.take().unwrap_or(silent);
@@ -342,7 +351,8 @@ impl Client {
         if self.ended {
             return None;
         }
-        [self.give_up_at, self.wake_at].into_iter().flatten().min()
+        let all = [self.give_up_at, self.wake_at, self.verify_due()];
+        all.into_iter().flatten().min()
     }
 
     fn start(&mut self, now: Instant) {
@@ -423,6 +433,7 @@ impl Client {
                 self.relayed.push(address);
                 self.events.push_back(ClientEvent::Allocated(address));
             }
+            TurnEvent::PermissionCreated(_, ip) if !self.used.contains_key(&ip) => {}
             TurnEvent::PermissionCreated(_, ip) => {
                 self.permitted.insert(ip);
                 self.events.push_back(ClientEvent::Permitted(ip));
@@ -473,7 +484,7 @@ impl Client {
         }
     }
 
-    fn end(&mut self, reason: String) {
+    pub(super) fn end(&mut self, reason: String) {
         self.finish(Ending::Failed(reason));
     }
 
@@ -498,6 +509,7 @@ impl Client {
         let Ok(message) = Message::from_bytes(bytes) else {
             return;
         };
+        self.note_verified(&message);
         let Ok(error) = message.attribute::<ErrorCode>() else {
             return;
         };
@@ -520,13 +532,16 @@ impl Client {
     }
 
     /// Refreshes of what nobody uses are swallowed, so that it lapses at the server; the client has no other way.
-    fn still_wanted(&self, now: Instant, bytes: &[u8]) -> bool {
+    fn still_wanted(&mut self, now: Instant, bytes: &[u8]) -> bool {
         let Ok(message) = Message::from_bytes(bytes) else {
             return true;
         };
         let Ok(peer) = message.attribute::<XorPeerAddress>() else {
             return true;
         };
+        if self.note_verify(&message) {
+            return true;
+        }
         let peer = peer.addr(message.transaction_id());
         let fresh =
             |used: Option<&Instant>| used.is_some_and(|used| now.saturating_duration_since(*used) < UNUSED_AFTER);
@@ -582,11 +597,4 @@ pub(super) fn channel_data(bytes: &[u8]) -> Option<u16> {
     let number = u16::from_be_bytes([first, second]);
     let length = usize::from(u16::from_be_bytes([high, low]));
     ((0x4000..=0x4fff).contains(&number) && bytes.len() == 4 + length).then_some(number)
-}
-
-/// Where `part`, a slice of `whole`, lies in it.
-fn place_in(whole: &[u8], part: &[u8]) -> Option<Range<usize>> {
-    let start = (part.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)?;
-    let end = start.checked_add(part.len())?;
-    (end <= whole.len()).then_some(start..end)
 }

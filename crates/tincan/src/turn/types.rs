@@ -175,3 +175,10 @@ pub enum RelayOutput {
         bytes: Vec<u8>,
     },
 }
+
+/// Where `part`, a slice of `whole`, lies in it.
+pub(super) fn place_in(whole: &[u8], part: &[u8]) -> Option<Range<usize>> {
+    let start = (part.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)?;
+    let end = start.checked_add(part.len())?;
+    (end <= whole.len()).then_some(start..end)
+}
