@@ -40,8 +40,6 @@ use up::Up;
 
 /// A link that is not up by then is given up.
 pub(crate) const SETUP_TIME: Duration = Duration::from_secs(30);
-/// The whole candidate list is sent once more so long after it last changed, in case signals overtook each other.
-const CANDIDATES_AGAIN: Duration = Duration::from_secs(1);
 
 /// A link of this node; never used again for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -316,10 +314,7 @@ impl Link {
         }
         self.phase = Phase::Checking;
         self.take_remote(cx, answer.credentials.clone(), &answer.candidates);
-        self.candidates_again.get_or_insert(Again {
-            at: cx.now + CANDIDATES_AGAIN,
-            is_last: true,
-        });
+        self.candidates_again.get_or_insert(Again::last(cx.now));
         self.drain_agent(cx);
         Ok(())
     }
@@ -413,10 +408,7 @@ impl Link {
     fn on_candidates_changed(&mut self, cx: &mut Cx<'_>) {
         // An unanswered offer goes again in whole by and by; the answered are told at the end of this instant.
         if !self.is_offered() {
-            self.candidates_again = Some(Again {
-                at: cx.now,
-                is_last: false,
-            });
+            self.candidates_again = Some(Again::now(cx.now));
         }
         self.drain_agent(cx);
     }
@@ -570,11 +562,7 @@ impl Link {
         self.agent.handle_timeout(cx.now);
         self.drain_agent(cx);
         if let Some(again) = self.candidates_again.filter(|again| cx.now >= again.at) {
-            let once_more = Again {
-                at: cx.now + CANDIDATES_AGAIN,
-                is_last: true,
-            };
-            self.candidates_again = (!again.is_last).then_some(once_more);
+            self.candidates_again = (!again.is_last).then(|| Again::last(cx.now));
             self.send_candidates(cx);
         }
         match &mut self.phase {

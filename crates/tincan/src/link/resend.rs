@@ -32,10 +32,27 @@ impl Resend {
     }
 }
 
+/// The whole candidate list is sent once more so long after it last changed, in case signals overtook each other.
+const CANDIDATES_AGAIN: Duration = Duration::from_secs(1);
+
 /// When the candidate list is sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Again {
     pub(super) at: Instant,
     /// The repetition of a list that went out.
     pub(super) is_last: bool,
+}
+
+impl Again {
+    /// At once, and once more later.
+    pub(super) fn now(now: Instant) -> Self {
+        let is_last = false;
+        Self { at: now, is_last }
+    }
+
+    /// Once more, later.
+    pub(super) fn last(now: Instant) -> Self {
+        let at = now + CANDIDATES_AGAIN;
+        Self { at, is_last: true }
+    }
 }

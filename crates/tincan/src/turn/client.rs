@@ -22,7 +22,7 @@ use turn_types::{AddressFamily, TurnCredentials};
 
 use super::stream::Stream;
 use super::tls::TlsTrust;
-use super::types::place_in;
+use super::types::{channel_data, place_in};
 use super::verify::Verify;
 use super::{StreamId, TurnServer, TurnTransport};
 use crate::gauge::Gauges;
@@ -263,7 +263,11 @@ impl Client {
     }
 
     pub(super) fn bind_channel(&mut self, now: Instant, peer: SocketAddr) {
-        if !self.permit(now, peer.ip()) || self.used_channels.len() >= limits::TURN_PERMISSIONS {
+        // Crate turn-client-proto 0.7.3 counts channels from 0x4000 in each family, where they are one server's: with
+        // both families bound a frame goes to the wrong peer. The second family does without channels.
+        let is_second = self.used_channels.keys().any(|own| own.is_ipv4() != peer.is_ipv4());
+        let full = self.used_channels.len() >= limits::TURN_PERMISSIONS;
+        if !self.permit(now, peer.ip()) || full || is_second {
             return;
         }
         self.used_channels.insert(peer, now);
@@ -589,12 +593,4 @@ fn open_tls(name: &str, pin: Option<[u8; 32]>, trust: &TlsTrust) -> Result<Strea
         .client_config(pin)
         .map_err(|error| format!("TLS cannot be set up: {error}"))?;
     Stream::tls(config, name).map_err(|error| format!("TLS cannot be set up: {error}"))
-}
-
-/// The channel number, where the bytes are channel data (RFC 8656 section 12.4) of exactly their length.
-pub(super) fn channel_data(bytes: &[u8]) -> Option<u16> {
-    let &[first, second, high, low] = bytes.first_chunk::<4>()?;
-    let number = u16::from_be_bytes([first, second]);
-    let length = usize::from(u16::from_be_bytes([high, low]));
-    ((0x4000..=0x4fff).contains(&number) && bytes.len() == 4 + length).then_some(number)
 }

@@ -182,3 +182,11 @@ pub(super) fn place_in(whole: &[u8], part: &[u8]) -> Option<Range<usize>> {
     let end = start.checked_add(part.len())?;
     (end <= whole.len()).then_some(start..end)
 }
+
+/// The channel number, where the bytes are channel data (RFC 8656 section 12.4) of exactly their length.
+pub(super) fn channel_data(bytes: &[u8]) -> Option<u16> {
+    let &[first, second, high, low] = bytes.first_chunk::<4>()?;
+    let number = u16::from_be_bytes([first, second]);
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    ((0x4000..=0x4fff).contains(&number) && bytes.len() == 4 + length).then_some(number)
+}
