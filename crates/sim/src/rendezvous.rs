@@ -64,9 +64,26 @@ impl Rendezvous {
         self.service = service;
     }
 
+    /// Whether it serves as it should.
+    pub fn is_honest(&self) -> bool {
+        self.service == Service::Honest
+    }
+
     /// Changes its delay.
     pub fn set_delay(&mut self, delay: Duration) {
         self.delay = delay;
+    }
+
+    /// Brings everything that it remembers once more, in any order, some of it to others too.
+    pub fn replay_all(&mut self, now: Instant) {
+        for old in self.seen.clone() {
+            let other = self.seen[self.rng.random_range(0..self.seen.len())].to;
+            for to in [old.to, old.to, other] {
+                let late = Duration::from_millis(self.rng.random_range(0..20_000));
+                let blob = old.blob.clone();
+                self.queue.push(now + late, Delivery { to, blob });
+            }
+        }
     }
 
     /// How many blobs it was given.
@@ -77,6 +94,7 @@ impl Rendezvous {
     /// Takes a blob.
     pub fn carry(&mut self, now: Instant, delivery: Delivery) {
         self.carried += 1;
+        self.remember(&delivery);
         match self.service {
             Service::Honest => self.queue.push(now + self.delay, delivery),
             Service::Evil => self.abuse(now, delivery),
@@ -95,12 +113,15 @@ impl Rendezvous {
         delivery.filter(|_| self.service != Service::Down)
     }
 
-    fn abuse(&mut self, now: Instant, delivery: Delivery) {
+    fn remember(&mut self, delivery: &Delivery) {
         if self.seen.len() == MEMORY {
             let forget = self.rng.random_range(0..MEMORY);
             self.seen.swap_remove(forget);
         }
         self.seen.push(delivery.clone());
+    }
+
+    fn abuse(&mut self, now: Instant, delivery: Delivery) {
         let late = self.delay + Duration::from_millis(self.rng.random_range(0..500));
         let old = self.seen[self.rng.random_range(0..self.seen.len())].clone();
         match self.rng.random_range(0..18) {

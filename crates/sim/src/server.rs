@@ -52,11 +52,11 @@ struct Conn {
     buffer: Vec<u8>,
 }
 
-/// A STUN server and a TURN server, both public and with both families.
+/// A STUN server and one or more TURN servers, all public and with both families.
 pub struct Servers {
     stun: HostId,
-    turn: HostId,
-    turns: Vec<TurnServer>,
+    turn: Vec<HostId>,
+    turns: Vec<Option<TurnServer>>,
     relayed: BTreeMap<SocketAddr, usize>,
     conns: BTreeMap<ConnId, Conn>,
     next_port: u16,
@@ -75,18 +75,24 @@ impl Servers {
     pub fn new(net: &mut Net, wire: Wire) -> Self {
         let stun = net.add_host(PUBLIC, true, true, wire);
         net.add_address(stun);
-        let turn = net.add_host(PUBLIC, true, true, wire);
         let mut servers = Servers {
             stun,
-            turn,
+            turn: Vec::new(),
             turns: Vec::new(),
             relayed: BTreeMap::new(),
             conns: BTreeMap::new(),
             next_port: 50_000,
             due: None,
         };
-        servers.start_turn(net);
+        servers.add_turn(net, wire);
         servers
+    }
+
+    /// One more TURN server.
+    pub fn add_turn(&mut self, net: &mut Net, wire: Wire) {
+        let host = net.add_host(PUBLIC, true, true, wire);
+        self.turn.push(host);
+        self.start_turn(net, host);
     }
 
     /// Where STUN is asked: IPv4, IPv6.
@@ -95,46 +101,46 @@ impl Servers {
         [SocketAddr::new(ips[0], PORT), SocketAddr::new(ips[1], PORT)]
     }
 
-    /// Where TURN listens: over UDP or TCP, for IPv4 and IPv6.
-    pub fn turn(&self, net: &Net, transport: TransportType) -> [SocketAddr; 2] {
-        let ips = net.addresses(self.turn);
-        let port = if transport == TransportType::Udp {
-            PORT
-        } else {
-            TCP_PORT
-        };
-        [SocketAddr::new(ips[0], port), SocketAddr::new(ips[1], port)]
+    /// Where TURN listens, server by server: over UDP or TCP, for IPv4 and IPv6.
+    pub fn turn(&self, net: &Net, transport: TransportType) -> Vec<[SocketAddr; 2]> {
+        self.turn.iter().map(|host| listens(net, *host, transport)).collect()
     }
 
-    /// Changes the wires of both.
+    /// Changes the wires of all.
     pub fn set_wire(&self, net: &mut Net, wire: Wire) {
-        net.set_wire(self.stun, wire);
-        net.set_wire(self.turn, wire);
-    }
-
-    /// The host of the TURN server.
-    pub fn turn_host(&self) -> HostId {
-        self.turn
+        for host in self.turn.iter().chain([&self.stun]) {
+            net.set_wire(*host, wire);
+        }
     }
 
     /// Whether a host is one of these.
     pub fn owns(&self, host: HostId) -> bool {
-        host == self.stun || host == self.turn
+        host == self.stun || self.turn.contains(&host)
     }
 
-    /// Kills the TURN server; every allocation is gone.
-    pub fn kill_turn(&mut self, net: &mut Net) {
-        net.set_up(self.turn, false);
-        self.turns.clear();
-        self.relayed.clear();
-        self.conns.clear();
-        self.due = None;
+    /// Kills a TURN server, counted from 0; each of its allocations is gone.
+    pub fn kill_turn(&mut self, net: &mut Net, which: usize) {
+        let host = self.turn[which];
+        let gone = net.addresses(host).to_vec();
+        net.set_up(host, false);
+        // The others keep their places, by which what they lend is found.
+        for (index, slot) in self.turns.iter_mut().enumerate() {
+            let is_gone = slot
+                .as_ref()
+                .is_some_and(|turn| gone.contains(&turn.listen_address().ip()));
+            if is_gone {
+                *slot = None;
+                self.relayed.retain(|_, at| *at != index);
+            }
+        }
+        self.conns.retain(|_, conn| !gone.contains(&conn.local.ip()));
     }
 
     /// Starts it again, empty.
-    pub fn restart_turn(&mut self, net: &mut Net) {
-        net.set_up(self.turn, true);
-        self.start_turn(net);
+    pub fn restart_turn(&mut self, net: &mut Net, which: usize) {
+        let host = self.turn[which];
+        net.set_up(host, true);
+        self.start_turn(net, host);
     }
 
     /// Takes what reached one of the servers.
@@ -168,12 +174,12 @@ impl Servers {
         self.due
     }
 
-    fn start_turn(&mut self, net: &mut Net) {
+    fn start_turn(&mut self, net: &mut Net, host: HostId) {
         for transport in [TransportType::Udp, TransportType::Tcp] {
-            for address in self.turn(net, transport) {
+            for address in listens(net, host, transport) {
                 let mut server = TurnServer::new(transport, address, "sim".to_owned());
                 server.add_user(USER.to_owned(), PASSWORD.to_owned());
-                self.turns.push(server);
+                self.turns.push(Some(server));
                 if transport == TransportType::Tcp {
                     net.listen(address);
                 }
@@ -184,7 +190,7 @@ impl Servers {
 
     fn listener(&self, transport: TransportType, address: SocketAddr) -> Option<usize> {
         let of = |server: &TurnServer| server.transport() == transport && server.listen_address() == address;
-        self.turns.iter().position(of)
+        self.turns.iter().position(|server| server.as_ref().is_some_and(of))
     }
 
     fn handle_stream(&mut self, net: &mut Net, conn: ConnId, event: StreamEvent) {
@@ -220,9 +226,9 @@ impl Servers {
 
     fn receive(&mut self, net: &mut Net, index: usize, transmit: Transmit<Vec<u8>>) {
         let now = server_time(net.now());
-        let reply = self.turns[index].recv(transmit, now);
-        if let Some(reply) = reply {
-            self.transmit(net, reply.build());
+        let reply = self.turns[index].as_mut().and_then(|turn| turn.recv(transmit, now));
+        if let Some(reply) = reply.map(|reply| reply.build()) {
+            self.transmit(net, reply);
         }
         self.drain(net, index);
         self.plan(net.now());
@@ -231,10 +237,13 @@ impl Servers {
     fn drain(&mut self, net: &mut Net, index: usize) {
         let now = server_time(net.now());
         loop {
-            while let Some(transmit) = self.turns[index].poll_transmit(now) {
+            while let Some(transmit) = self.turns[index].as_mut().and_then(|turn| turn.poll_transmit(now)) {
                 self.transmit(net, transmit);
             }
-            match self.turns[index].poll(now) {
+            let Some(polled) = self.turns[index].as_mut().map(|turn| turn.poll(now)) else {
+                return;
+            };
+            match polled {
                 TurnServerPollRet::WaitUntil(_) => return,
                 TurnServerPollRet::AllocateSocket {
                     transport,
@@ -243,17 +252,18 @@ impl Servers {
                     allocation_transport,
                     family,
                 } => {
-                    let lent = self.lend(net, index, family);
-                    let server = &mut self.turns[index];
-                    server.allocated_socket(
-                        transport,
-                        listen_addr,
-                        client_addr,
-                        allocation_transport,
-                        family,
-                        Ok(lent),
-                        now,
-                    );
+                    let lent = self.lend(net, index, listen_addr, family);
+                    if let Some(server) = &mut self.turns[index] {
+                        server.allocated_socket(
+                            transport,
+                            listen_addr,
+                            client_addr,
+                            allocation_transport,
+                            family,
+                            Ok(lent),
+                            now,
+                        );
+                    }
                 }
                 TurnServerPollRet::SocketClose { listen_addr, .. } => {
                     self.relayed.remove(&listen_addr);
@@ -272,8 +282,9 @@ impl Servers {
         }
     }
 
-    fn lend(&mut self, net: &Net, index: usize, family: AddressFamily) -> SocketAddr {
-        let [v4, v6] = self.turn(net, TransportType::Udp);
+    fn lend(&mut self, net: &Net, index: usize, listen: SocketAddr, family: AddressFamily) -> SocketAddr {
+        let host = self.host_at(net, listen.ip()).expect("a server listens where it is");
+        let [v4, v6] = listens(net, host, TransportType::Udp);
         let ip: IpAddr = if family == AddressFamily::IPV4 {
             v4.ip()
         } else {
@@ -283,6 +294,11 @@ impl Servers {
         let address = SocketAddr::new(ip, self.next_port);
         self.relayed.insert(address, index);
         address
+    }
+
+    fn host_at(&self, net: &Net, ip: IpAddr) -> Option<HostId> {
+        let mut hosts = self.turn.iter().copied();
+        hosts.find(|host| net.addresses(*host).contains(&ip))
     }
 
     fn transmit(&self, net: &mut Net, transmit: Transmit<Vec<u8>>) {
@@ -298,7 +314,9 @@ impl Servers {
                 target: to,
                 bytes: data,
             };
-            net.send(self.turn, datagram);
+            if let Some(host) = self.host_at(net, from.ip()) {
+                net.send(host, datagram);
+            }
         } else if let Some(conn) = net.conn_at(from, to) {
             net.write(conn, Side::Server, padded(data));
         }
@@ -353,6 +371,16 @@ impl Servers {
         let port = if asked.port() == PORT { OTHER_PORT } else { PORT };
         SocketAddr::new(ip, port)
     }
+}
+
+fn listens(net: &Net, host: HostId, transport: TransportType) -> [SocketAddr; 2] {
+    let ips = net.addresses(host);
+    let port = if transport == TransportType::Udp {
+        PORT
+    } else {
+        TCP_PORT
+    };
+    [SocketAddr::new(ips[0], port), SocketAddr::new(ips[1], port)]
 }
 
 /// Takes whole messages out of a stream, without padding.

@@ -112,9 +112,10 @@ impl World {
         &self.net
     }
 
-    /// The rendezvous.
-    pub fn rendezvous(&mut self) -> &mut Rendezvous {
-        &mut self.rendezvous
+    /// The rendezvous brings every blob that it remembers once more.
+    pub fn replay_signals(&mut self) {
+        let now = self.net.now();
+        self.rendezvous.replay_all(now);
     }
 
     /// How the rendezvous serves from now on.
@@ -212,16 +213,16 @@ impl World {
         self.tell_addresses(at);
     }
 
-    /// Kills the TURN server.
-    pub fn kill_turn(&mut self) {
-        self.note(None, "TURN dies", 0);
-        self.servers.kill_turn(&mut self.net);
+    /// Kills a TURN server, counted from 0.
+    pub fn kill_turn(&mut self, which: usize) {
+        self.note(None, "TURN dies", which);
+        self.servers.kill_turn(&mut self.net, which);
     }
 
     /// Starts it again, with nothing of what it knew.
-    pub fn restart_turn(&mut self) {
-        self.note(None, "TURN starts", 0);
-        self.servers.restart_turn(&mut self.net);
+    pub fn restart_turn(&mut self, which: usize) {
+        self.note(None, "TURN starts", which);
+        self.servers.restart_turn(&mut self.net, which);
     }
 
     /// Kills a node.

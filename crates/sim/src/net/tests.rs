@@ -133,7 +133,7 @@ fn hairpin(bench: &mut Bench, host: HostId, outer: SocketAddr) -> &'static str {
 }
 
 fn tcp_out(bench: &mut Bench, host: HostId, like: SocketAddr) -> &'static str {
-    let [v4, v6] = bench.servers.turn(&bench.net, stun_types::TransportType::Tcp);
+    let [v4, v6] = bench.servers.turn(&bench.net, stun_types::TransportType::Tcp)[0];
     let server = if like.is_ipv4() { v4 } else { v6 };
     let plain = SocketAddr::new(server.ip(), 8080);
     bench.net.listen(plain);

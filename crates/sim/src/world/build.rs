@@ -100,6 +100,12 @@ impl World {
         self
     }
 
+    /// There are two TURN servers.
+    pub fn with_second_turn(mut self) -> World {
+        self.servers.add_turn(&mut self.net, Wire::PERFECT);
+        self
+    }
+
     /// There is no TURN server.
     pub fn without_turn(mut self) -> World {
         self.has_turn = false;
@@ -290,8 +296,8 @@ impl World {
             (TransportType::Tcp, TurnTransport::Tcp),
         ];
         let all = ways.into_iter().flat_map(|(transport, spoken)| {
-            let addresses = self.servers.turn(&self.net, transport);
-            addresses.map(|address| TurnServer {
+            let addresses = self.servers.turn(&self.net, transport).into_iter().flatten();
+            addresses.map(move |address| TurnServer {
                 address,
                 transport: spoken,
                 name: None,
