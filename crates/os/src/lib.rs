@@ -62,14 +62,14 @@ pub use self::{
         Changes, Interface, InterfaceAddress, Route, default_gateways, default_sources, interfaces, routes,
         source_towards,
     },
-    nic::{Cut, Nic, NicConfig, NicKind, Offload, PartialChecksum, VNET_HEADER, VnetError, VnetHeader},
+    nic::{Cut, Nic, NicConfig, NicKind, Offload, PIECES, PartialChecksum, VNET_HEADER, VnetError, VnetHeader},
     private::{create_private_dir, read_private, write_atomic},
     process::{
         die_with_parent, give_up_capabilities, hang_up, has_net_admin, host_name, is_user_known, memory_in_use,
         parent_process, run_as_unprivileged, terminate,
     },
     signals::{Signal, Signals},
-    udp::{Batch, BufferSizes, Datagram, Family, SEND_WAIT, UdpConfig, UdpCounts, UdpSockets, is_too_big},
+    udp::{Batch, BufferSizes, Datagram, Family, Part, SEND_WAIT, Train, UdpConfig, UdpCounts, UdpSockets, is_too_big},
     wake::{MAX_WAIT, Ready, Waker, wait_readable},
     watch::Watcher,
 };

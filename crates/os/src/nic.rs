@@ -45,6 +45,8 @@ struct Device {
 
 /// How long a write waits for room, which only the ends of a `pair` lack.
 const SEND_WAIT: Duration = Duration::from_secs(1);
+/// Pieces of one frame that `Nic::send_pieces` takes.
+pub const PIECES: usize = 64;
 
 impl Nic {
     /// Makes an interface in the calling thread's network namespace. It is down and has no address.
@@ -173,6 +175,44 @@ impl Nic {
         self.write(&[bytes])
     }
 
+    /// Takes what is there, header included on a NIC with offload; `None`: nothing is.
+    pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        loop {
+            match rustix::io::read(&self.0.queue, &mut *buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(length) => return Ok(Some(length)),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Waits until there is something to receive; the error is of kind `Interrupted` when woken.
+    pub fn wait(&self) -> io::Result<()> {
+        self.0.waker.check()?;
+        wait_or_woken(self.0.queue.as_fd(), &self.0.waker, None).map(|_| ())
+    }
+
+    /// Like `send` of a frame that lies in pieces, at most [`PIECES`], and that `header` describes; a NIC without
+    /// offload takes only ordinary frames with finished checksums.
+    pub fn send_pieces<'a>(&self, header: &VnetHeader, pieces: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
+        let header_bytes = header.to_bytes();
+        let mut all: [&[u8]; PIECES + 1] = [&[]; PIECES + 1];
+        let mut count = 0;
+        if self.0.device.offload.header {
+            all[0] = &header_bytes;
+            count = 1;
+        } else if header.cut != Cut::Whole || header.checksum.is_some() {
+            self.need_header()?;
+        }
+        for piece in pieces {
+            *all.get_mut(count).ok_or(io::ErrorKind::InvalidInput)? = piece;
+            count += 1;
+        }
+        self.write(&all[..count])
+    }
+
     fn need_header(&self) -> io::Result<()> {
         if self.0.device.offload.header {
             return Ok(());
@@ -199,7 +239,7 @@ impl Nic {
     }
 
     fn write(&self, parts: &[&[u8]]) -> io::Result<()> {
-        let mut slices = [io::IoSlice::new(&[]); 2];
+        let mut slices = [io::IoSlice::new(&[]); PIECES + 1];
         for (slice, part) in slices.iter_mut().zip(parts) {
             *slice = io::IoSlice::new(part);
         }

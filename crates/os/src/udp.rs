@@ -6,6 +6,7 @@
 
 mod batch;
 mod config;
+mod trains;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,7 +18,7 @@ use quinn_udp::{Transmit, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub use batch::Batch;
-pub use config::{BufferSizes, Datagram, Family, SEND_WAIT, UdpConfig, UdpCounts};
+pub use config::{BufferSizes, Datagram, Family, Part, SEND_WAIT, Train, UdpConfig, UdpCounts};
 
 use crate::wake::{Deadline, wait_readable, wait_writable};
 use crate::{Error, Waker};
@@ -37,6 +38,7 @@ struct FamilySocket {
     /// Segments that one send may have; 1 after the device has refused GSO. quinn-udp's own figure is
     /// not used: it falls to 1 for good also when only the source address was wrong.
     max_segments: AtomicUsize,
+    joins_received: bool,
     buffers: BufferSizes,
 }
 
@@ -94,6 +96,11 @@ impl UdpSockets {
             .map_or(1, |s| s.max_segments.load(Ordering::Relaxed))
     }
 
+    /// Whether the kernel joins datagrams that come for us.
+    pub fn joins_received(&self, family: Family) -> bool {
+        self.socket(family).as_ref().is_ok_and(|s| s.joins_received)
+    }
+
     /// Ends a blocked `recv_batch`.
     pub fn waker(&self) -> Waker {
         self.waker.clone()
@@ -112,6 +119,11 @@ impl UdpSockets {
             send_errors: get(&self.counts.send_errors),
             gso_failures: get(&self.counts.gso_failures),
             send_full: get(&self.counts.send_full),
+            kernel_drops: [&self.v4, &self.v6]
+                .into_iter()
+                .flatten()
+                .map(FamilySocket::drops)
+                .sum(),
         }
     }
 
@@ -121,14 +133,21 @@ impl UdpSockets {
         batch.clear();
         // Datagrams that turn out bad must not push the caller's time-out away.
         let deadline = Deadline::after(timeout);
+        // After a batch that had room left nothing more is there, most likely: waiting costs less than asking.
+        let mut ready = if batch.was_full() {
+            batch.order().map(Some)
+        } else {
+            [None, None]
+        };
         loop {
             self.waker.check()?;
-            for family in batch.order() {
+            for family in ready.into_iter().flatten() {
                 if self.try_recv(family, batch)? {
                     return Ok(true);
                 }
             }
-            if !self.wait(deadline.left())? {
+            ready = self.wait(deadline.left(), batch)?;
+            if ready == [None, None] && !self.waker.is_set() {
                 return Ok(false);
             }
         }
@@ -151,11 +170,19 @@ impl UdpSockets {
         }
     }
 
-    fn wait(&self, timeout: Option<Duration>) -> io::Result<bool> {
-        let v4 = self.descriptor(Family::V4);
-        let v6 = self.descriptor(Family::V6);
-        let all: Vec<BorrowedFd<'_>> = [Some(self.waker.as_fd()), v4, v6].into_iter().flatten().collect();
-        Ok(!wait_readable(&all, timeout)?.is_empty())
+    /// The families that have something, in the order to ask them.
+    fn wait(&self, timeout: Option<Duration>, batch: &mut Batch) -> io::Result<[Option<Family>; 2]> {
+        let mut descriptors = [self.waker.as_fd(); 3];
+        let mut families = [None; 3];
+        let mut count = 1;
+        for family in batch.order() {
+            if let Some(descriptor) = self.descriptor(family) {
+                (descriptors[count], families[count]) = (descriptor, Some(family));
+                count += 1;
+            }
+        }
+        let ready = wait_readable(&descriptors[..count], timeout)?;
+        Ok([1, 2].map(|at| families[at].filter(|_| ready.has(at))))
     }
 
     /// Sends one datagram, from `source` (one of our addresses) or from what routing picks.
@@ -252,18 +279,44 @@ impl FamilySocket {
     fn new(socket: Socket, config: &UdpConfig) -> io::Result<FamilySocket> {
         let state = UdpSocketState::new((&socket).into())?;
         // quinn-udp asks for a time stamp on each datagram; nobody here reads it. Failing is harmless.
-        let _ = set_option(&socket, libc::SO_TIMESTAMPNS, 0);
+        let _ = set_option(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 0);
         if let Some(mark) = config.mark {
             socket.set_mark(mark)?;
         }
         let buffers = set_buffers(&socket, config.buffer)?;
-        let max_segments = AtomicUsize::new(state.max_gso_segments());
+        let max_segments = AtomicUsize::new(if config.gso { state.max_gso_segments() } else { 1 });
+        let joins_received = config.gro && state.gro_segments() > 1;
+        if !config.gro {
+            // quinn-udp has switched it on; a kernel that refuses has none.
+            let _ = set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 0);
+        }
         Ok(FamilySocket {
             socket,
             state,
             max_segments,
+            joins_received,
             buffers,
         })
+    }
+
+    /// What the kernel dropped for want of room (SK_MEMINFO_DROPS).
+    fn drops(&self) -> u64 {
+        const WORDS: usize = 9;
+        const DROPS: usize = 8;
+        let mut words = [0u32; WORDS];
+        let mut length = size_of_val(&words) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes to `words`, and then what it wrote to `length`.
+        let outcome = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                words.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        let is_told = outcome == 0 && length as usize == size_of_val(&words);
+        if is_told { u64::from(words[DROPS]) } else { 0 }
     }
 
     fn send(
@@ -379,10 +432,10 @@ fn port_error(port: u16, refused: &io::Result<Socket>) -> Error {
 /// Past the system-wide limit where we may, else up to it.
 fn set_buffers(socket: &Socket, bytes: usize) -> io::Result<BufferSizes> {
     let wanted = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
-    if set_option(socket, libc::SO_RCVBUFFORCE, wanted).is_err() {
+    if set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, wanted).is_err() {
         socket.set_recv_buffer_size(bytes)?;
     }
-    if set_option(socket, libc::SO_SNDBUFFORCE, wanted).is_err() {
+    if set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, wanted).is_err() {
         socket.set_send_buffer_size(bytes)?;
     }
     // The kernel reports twice what was set: the second half is for its own bookkeeping (socket(7)).
@@ -392,18 +445,10 @@ fn set_buffers(socket: &Socket, bytes: usize) -> io::Result<BufferSizes> {
     })
 }
 
-fn set_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+fn set_option(socket: &Socket, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let length = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the kernel reads `length` bytes of `value`, which outlives the call.
-    let outcome = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            option,
-            (&raw const value).cast(),
-            length,
-        )
-    };
+    let outcome = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), length) };
     if outcome < 0 {
         Err(io::Error::last_os_error())
     } else {

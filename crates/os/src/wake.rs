@@ -121,16 +121,19 @@ fn wait(descriptors: &[BorrowedFd<'_>], flags: PollFlags, timeout: Option<Durati
         ));
     }
     let deadline = Deadline::after(timeout);
-    let mut fds: Vec<PollFd<'_>> = descriptors
-        .iter()
-        .map(|fd| PollFd::from_borrowed_fd(*fd, flags))
-        .collect();
+    let Some(first) = descriptors.first() else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "nothing to wait for"));
+    };
+    // No allocation: this is on the way of frames.
+    let mut fds: [PollFd<'_>; MAX_WAIT] =
+        std::array::from_fn(|at| PollFd::from_borrowed_fd(*descriptors.get(at).unwrap_or(first), flags));
+    let fds = &mut fds[..descriptors.len()];
     loop {
         let left = deadline.left().map(|t| Timespec {
             tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(t.subsec_nanos()),
         });
-        match poll(&mut fds, left.as_ref()) {
+        match poll(fds, left.as_ref()) {
             Ok(_) => break,
             Err(rustix::io::Errno::INTR) => continue,
             Err(error) => return Err(error.into()),

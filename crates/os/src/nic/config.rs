@@ -20,6 +20,8 @@ pub struct NicConfig {
     pub mtu: u16,
     /// Exchange super-frames with the kernel; see `Nic::recv_super`.
     pub offload: bool,
+    /// With `offload`: UDP datagrams joined, too, where the kernel can.
+    pub joined_udp: bool,
     /// Allow `Nic::another_queue`.
     pub queues: bool,
 }
@@ -32,6 +34,7 @@ impl NicConfig {
             kind,
             mtu: 1400,
             offload: false,
+            joined_udp: true,
             queues: false,
         }
     }

@@ -38,7 +38,7 @@ pub(super) fn create(config: &NicConfig) -> Result<Opened, Error> {
     let name = set_interface(&queue, name, flags).map_err(|e| refused(name, e))?;
     let failed = |e: io::Error| Error::system(format!("set offloads of interface {name}"), e);
     let offload = if config.offload {
-        set_offload(&queue).map_err(failed)?
+        set_offload(&queue, config.joined_udp).map_err(failed)?
     } else {
         Offload::default()
     };
@@ -135,28 +135,17 @@ fn set_interface(queue: &OwnedFd, name: &str, flags: c_int) -> Result<String, Er
 }
 
 /// Asks for as much as the kernel has.
-fn set_offload(queue: &OwnedFd) -> io::Result<Offload> {
+fn set_offload(queue: &OwnedFd, joined_udp: bool) -> io::Result<Offload> {
     let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
     let udp = libc::TUN_F_USO4 | libc::TUN_F_USO6;
     set_header_size(queue)?;
-    for (mask, offload) in [
-        (
-            tcp | udp,
-            Offload {
-                header: true,
-                tcp: true,
-                udp: true,
-            },
-        ),
-        (
-            tcp,
-            Offload {
-                header: true,
-                tcp: true,
-                udp: false,
-            },
-        ),
-    ] {
+    let masks = [(tcp | udp, true), (tcp, false)];
+    for (mask, udp) in masks.into_iter().filter(|(_, udp)| joined_udp || !udp) {
+        let offload = Offload {
+            header: true,
+            tcp: true,
+            udp,
+        };
         // SAFETY: the argument is a number, not a pointer.
         if unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETOFFLOAD as _, libc::c_ulong::from(mask)) } == 0 {
             return Ok(offload);

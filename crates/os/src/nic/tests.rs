@@ -340,3 +340,97 @@ fn a_pair_keeps_frames_whole_and_in_order() {
         "the other end is gone"
     );
 }
+
+/// An unfinished checksum's field: the sum of the pseudo-header, over IPv4.
+fn pseudo_sum(ends: &[u8], protocol: u8, length: u16) -> [u8; 2] {
+    let rest = [[0, protocol], length.to_be_bytes()].concat();
+    checksum(&[ends, &rest[..]].concat()).map(|byte| !byte)
+}
+
+#[test]
+fn a_joined_frame_in_pieces_is_cut_by_the_kernel() {
+    run_in_new(|| {
+        let nic = make(&NicConfig {
+            offload: true,
+            ..NicConfig::new(NicKind::Tun)
+        });
+        nic.add_address(prefix("10.77.0.1/24")).unwrap();
+        nic.set_up(1400).unwrap();
+        if !nic.offload().udp {
+            return;
+        }
+        let socket = UdpSocket::bind("10.77.0.1:0").unwrap();
+        let payload = [&[1u8; 1000][..], &[2; 1000], &[3; 70]];
+        let udp_bytes = 8 + 2070u16;
+        let mut headers = vec![0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 17, 0, 0, 10, 77, 0, 9, 10, 77, 0, 1];
+        headers[2..4].copy_from_slice(&(20 + udp_bytes).to_be_bytes());
+        let sum = checksum(&headers);
+        headers[10..12].copy_from_slice(&sum);
+        let port = socket.local_addr().unwrap().port();
+        let partial = pseudo_sum(&headers[12..20], 17, udp_bytes);
+        headers.extend_from_slice(&[[0, 7], port.to_be_bytes(), udp_bytes.to_be_bytes(), partial].concat());
+        let header = VnetHeader {
+            checksum: Some(PartialChecksum { start: 20, offset: 6 }),
+            cut: Cut::Udp,
+            header_length: 28,
+            segment_size: 1000,
+            checksum_known_good: false,
+        };
+        let pieces = std::iter::once(&headers[..]).chain(payload);
+        nic.send_pieces(&header, pieces).unwrap();
+        let mut buffer = [0; 2000];
+        for piece in payload {
+            let length = socket.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], piece);
+        }
+        let too_many = std::iter::repeat_n(&headers[..], PIECES + 1);
+        assert_eq!(
+            nic.send_pieces(&header, too_many).unwrap_err().kind(),
+            ErrorKind::InvalidInput
+        );
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_nic_without_offload_takes_pieces_of_ordinary_frames_only() {
+    run_in_new(|| {
+        let nic = tun_up();
+        let frame = echo_request([10, 77, 0, 9], [10, 77, 0, 1], b"hello");
+        let (head, tail) = frame.split_at(20);
+        nic.send_pieces(&VnetHeader::default(), [head, tail].into_iter())
+            .unwrap();
+        next(&nic, |f| f[0] >> 4 == 4 && f[9] == 1 && f.ends_with(b"hello"));
+        let joined = VnetHeader {
+            cut: Cut::Udp,
+            ..VnetHeader::default()
+        };
+        let refusal = nic.send_pieces(&joined, [head, tail].into_iter()).unwrap_err();
+        assert_eq!(refusal.kind(), ErrorKind::Unsupported);
+    })
+    .unwrap();
+}
+
+#[test]
+fn nothing_to_receive_is_no_wait() {
+    run_in_new(|| {
+        let nic = make(&NicConfig::new(NicKind::Tun));
+        assert_eq!(nic.try_recv(&mut [0; 2000]).unwrap(), None);
+        nic.waker().wake();
+        assert_eq!(nic.wait().unwrap_err().kind(), ErrorKind::Interrupted);
+    })
+    .unwrap();
+}
+
+#[test]
+fn joined_datagrams_can_be_declined() {
+    run_in_new(|| {
+        let nic = make(&NicConfig {
+            offload: true,
+            joined_udp: false,
+            ..NicConfig::new(NicKind::Tun)
+        });
+        assert!(nic.offload().tcp && !nic.offload().udp);
+    })
+    .unwrap();
+}

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use quinn_udp::RecvMeta;
 
-use super::{Datagram, Family};
+use super::{Datagram, Family, Part};
 
 /// GRO joins datagrams to at most this many bytes.
 const BUFFER: usize = 65_535;
@@ -21,6 +21,7 @@ pub struct Batch {
     family: Family,
     port: u16,
     streak: u32,
+    was_full: bool,
 }
 
 impl Batch {
@@ -34,6 +35,7 @@ impl Batch {
             family: Family::V4,
             port: 0,
             streak: 0,
+            was_full: false,
         }
     }
 
@@ -56,7 +58,30 @@ impl Batch {
         })
     }
 
+    /// What the system call brought, one after the other; `None` behind the last.
+    pub fn part(&self, number: usize) -> Option<Part> {
+        let meta = self.meta[..self.filled].get(number)?;
+        let start = number * BUFFER;
+        Some(Part {
+            local: local_address(self.family, self.port, meta),
+            remote: meta.addr,
+            bytes: start..start + meta.len.min(BUFFER),
+            stride: meta.stride.max(1),
+        })
+    }
+
+    /// Where the bytes of all parts lie.
+    pub fn memory(&mut self) -> &mut [u8] {
+        &mut self.memory
+    }
+
+    /// Whether the batch before had no room for more.
+    pub(super) fn was_full(&self) -> bool {
+        self.was_full
+    }
+
     pub(super) fn clear(&mut self) {
+        self.was_full = self.filled == self.meta.len();
         self.filled = 0;
     }
 

@@ -1,6 +1,7 @@
 //! How UDP sockets are opened, and what they tell.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::time::Duration;
 
 /// How to open the sockets.
@@ -12,6 +13,10 @@ pub struct UdpConfig {
     pub mark: Option<u32>,
     /// The wanted size of each buffer in the kernel, in bytes.
     pub buffer: usize,
+    /// Let the kernel cut joined datagrams that we send (GSO), where it can.
+    pub gso: bool,
+    /// Let the kernel join datagrams that we receive (GRO), where it can.
+    pub gro: bool,
 }
 
 impl Default for UdpConfig {
@@ -21,6 +26,8 @@ impl Default for UdpConfig {
             port: 0,
             mark: None,
             buffer: 7 << 20,
+            gso: true,
+            gro: true,
         }
     }
 }
@@ -52,6 +59,8 @@ pub struct UdpCounts {
     pub send_errors: u64,
     /// Batches that were sent again one by one because GSO failed.
     pub gso_failures: u64,
+    /// Datagrams that the kernel dropped because our receive buffer was full, as far as it tells.
+    pub kernel_drops: u64,
     /// Sends given up because the kernel had no room for [`SEND_WAIT`].
     pub send_full: u64,
 }
@@ -59,6 +68,32 @@ pub struct UdpCounts {
 /// How long a send waits for room in the kernel. Long enough to be back pressure for a sender of
 /// frames, short enough that a stalled device does not hold up a thread that does other things.
 pub const SEND_WAIT: Duration = Duration::from_millis(100);
+
+/// Datagrams of one sender that lie side by side in a batch's memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// See [`Datagram`].
+    pub local: SocketAddr,
+    /// See [`Datagram`].
+    pub remote: SocketAddr,
+    /// Where.
+    pub bytes: Range<usize>,
+    /// Bytes of each but the last, which may be smaller.
+    pub stride: usize,
+}
+
+/// Datagrams to be sent, side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Train<'a> {
+    /// One of our addresses; without one routing picks.
+    pub source: Option<IpAddr>,
+    /// Where they go.
+    pub remote: SocketAddr,
+    /// Their bytes.
+    pub bytes: &'a [u8],
+    /// Bytes of each but the last, which may be smaller.
+    pub segment: usize,
+}
 
 /// A received datagram.
 #[derive(Debug, PartialEq, Eq)]

@@ -123,7 +123,7 @@ fn segments_go_one_by_one_where_segmentation_fails() {
         let (a, b) = (open(), open());
         // Linux refuses (EIO) to segment for a socket that sends without checksums.
         let v4 = a.v4.as_ref().unwrap();
-        set_option(&v4.socket, libc::SO_NO_CHECK, 1).unwrap();
+        set_option(&v4.socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
         a.send_segments(None, loopback(Family::V4, b.port()), &[3; 2500], 1000)
             .unwrap();
         assert_eq!(
@@ -256,6 +256,113 @@ fn buffers_and_marks_are_set() {
             let socket = sockets.socket(family).as_ref().unwrap();
             assert_eq!(socket.socket.mark().unwrap(), 0x1909);
         }
+    })
+    .unwrap();
+}
+
+#[test]
+fn trains_to_several_places_arrive_as_their_datagrams_with_and_without_the_kernels_help() {
+    for (gso, gro) in [(true, true), (false, true), (true, false), (false, false)] {
+        run_in_new(|| {
+            let config = UdpConfig {
+                gso,
+                gro,
+                ..UdpConfig::default()
+            };
+            let open = || UdpSockets::bind(&config).unwrap();
+            let (a, b, c) = (open(), open(), open());
+            assert_eq!(a.max_segments(Family::V4) > 1, gso);
+            assert_eq!(a.joins_received(Family::V6), gro);
+            let bytes: Vec<u8> = (0..5020u32).map(|at| (at / 1000) as u8).collect();
+            let source: IpAddr = Ipv4Addr::new(127, 0, 0, 9).into();
+            // More trains than one system call takes, of both families, with a source of their own or not.
+            let trains: Vec<Train<'_>> = (0..40)
+                .map(|number| {
+                    let family = if number % 5 == 4 { Family::V6 } else { Family::V4 };
+                    let to = if number % 2 == 0 { &b } else { &c };
+                    Train {
+                        source: (family == Family::V4 && number % 3 == 0).then_some(source),
+                        remote: loopback(family, to.port()),
+                        bytes: &bytes,
+                        segment: 1000,
+                    }
+                })
+                .collect();
+            a.send_trains(trains.iter().copied(), |train, error| panic!("{train:?}: {error}"));
+            for (sockets, parity) in [(&b, 0), (&c, 1)] {
+                let found = collect(sockets, 20 * 6);
+                for family in [Family::V4, Family::V6] {
+                    let of_family = |address: &SocketAddr| address.is_ipv4() == (family == Family::V4);
+                    let found: Vec<_> = found.iter().filter(|d| of_family(&d.0)).collect();
+                    let sent = trains.iter().skip(parity).step_by(2).filter(|t| of_family(&t.remote));
+                    let expected: Vec<_> = sent.flat_map(|train| (0..6u8).map(move |n| (train, n))).collect();
+                    assert_eq!(found.len(), expected.len());
+                    for (got, (train, n)) in found.iter().zip(expected) {
+                        assert_eq!((got.2, got.3), (if n == 5 { 20 } else { 1000 }, n));
+                        assert_eq!(got.1.ip(), train.source.unwrap_or(loopback(family, 0).ip()));
+                    }
+                }
+            }
+            assert_eq!(a.counts(), UdpCounts::default());
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn a_train_that_cannot_leave_is_told_and_the_others_leave() {
+    run_in_new(|| {
+        let (a, b) = (open(), open());
+        let to = loopback(Family::V4, b.port());
+        let nowhere: SocketAddr = "203.0.113.9:7".parse().unwrap();
+        let train = |remote, bytes| Train {
+            source: None,
+            remote,
+            bytes,
+            segment: 10,
+        };
+        let trains = [train(to, &[1; 25][..]), train(nowhere, &[2; 25]), train(to, &[3; 10])];
+        let mut failed = Vec::new();
+        a.send_trains(trains.into_iter(), |train, error| {
+            failed.push((train.remote, error.kind()))
+        });
+        assert_eq!(failed, [(nowhere, io::ErrorKind::NetworkUnreachable)]);
+        let found: Vec<_> = collect(&b, 4).iter().map(|d| (d.2, d.3)).collect();
+        assert_eq!(found, [(10, 1), (10, 1), (5, 1), (10, 3)]);
+        assert_eq!(a.counts().send_errors, 1);
+    })
+    .unwrap();
+}
+
+#[test]
+fn parts_are_the_datagrams_side_by_side() {
+    run_in_new(|| {
+        let (a, b) = (open(), open());
+        let to = loopback(Family::V4, b.port());
+        a.send_segments(None, to, &[5; 2500], 1000).unwrap();
+        let mut batch = Batch::new(4);
+        assert!(b.recv_batch(&mut batch, None).unwrap());
+        let part = batch.part(0).unwrap();
+        assert_eq!((part.local, part.stride, part.bytes.len()), (to, 1000, 2500));
+        assert_eq!(batch.memory()[part.bytes], [5; 2500]);
+        assert_eq!(batch.part(1), None);
+    })
+    .unwrap();
+}
+
+#[test]
+fn what_the_kernel_drops_for_want_of_room_is_counted() {
+    run_in_new(|| {
+        let a = open();
+        let b = UdpSockets::bind(&UdpConfig {
+            buffer: 4096,
+            ..UdpConfig::default()
+        })
+        .unwrap();
+        for _ in 0..100 {
+            a.send(None, loopback(Family::V4, b.port()), &[0; 1000]).unwrap();
+        }
+        assert!((1..100).contains(&b.counts().kernel_drops), "{:?}", b.counts());
     })
     .unwrap();
 }
