@@ -10,6 +10,13 @@
 //! Promises: no allocation, lock or log; a worker never needs the engine's answer; what is refused is counted.
 //! Refuses to know: time (the engine samples the counters), sockets, how snapshots come about.
 
+pub mod merge;
+pub mod slice;
+mod sum;
+#[cfg(test)]
+mod testing;
+pub mod trains;
+
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,6 +28,9 @@ use crate::forward::{DropReason, Drops, is_group};
 use crate::frame::Frame;
 use crate::limits;
 use crate::record::{HEADER, Header, Lane, OpenKeys, ReceiverIndex, SealKey, TAG};
+
+use self::slice::{Shape, Slices};
+use self::trains::Trains;
 
 /// Bytes of TURN channel data before a record (RFC 8656 section 12.4).
 const CHANNEL: usize = 4;
@@ -149,8 +159,8 @@ pub struct LinkShared {
 }
 
 impl LinkShared {
-    fn on_sent(&self, bytes: usize) -> bool {
-        self.sent_frames.fetch_add(1, Ordering::Relaxed);
+    fn on_sent(&self, frames: usize, bytes: usize) -> bool {
+        self.sent_frames.fetch_add(frames as u64, Ordering::Relaxed);
         self.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.wants_waking()
     }
@@ -267,14 +277,10 @@ pub fn outbound(snapshot: &Snapshot, lanes: &mut Lanes, network: NetworkId, buff
     let Some(frame) = buffer.get(HEADROOM..frame_end) else {
         return dropped(&net.drops, DropReason::Malformed);
     };
-    let Ok(parsed) = Frame::parse(frame) else {
-        return dropped(&net.drops, DropReason::Malformed);
-    };
-    if !net.own.contains(&parsed.source) {
-        return dropped(&net.drops, DropReason::OwnSource);
-    }
-    let Some(slot) = net.route(parsed.destination) else {
-        return Outbound::ToEngine;
+    let slot = match way_out(net, frame) {
+        Ok(Some(slot)) => slot,
+        Ok(None) => return Outbound::ToEngine,
+        Err(reason) => return dropped(&net.drops, reason),
     };
     let Some(link) = snapshot.link(slot) else {
         return Outbound::ToEngine;
@@ -309,13 +315,118 @@ pub fn seal(link: &FastLink, lanes: &mut Lanes, slot: LinkSlot, buffer: &mut [u8
         }
         FastPath::Direct { .. } | FastPath::Engine => start..buffer.len(),
     };
-    let wake = link.shared.on_sent(frame_bytes);
+    let wake = link.shared.on_sent(1, frame_bytes);
     Outbound::Sealed {
         range,
         path: link.path,
         slot,
         wake,
     }
+}
+
+/// What became of a frame of a NIC with offload.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Departed {
+    /// All its pieces are in the trains or were sent; to be told to the engine if traffic began.
+    Sealed(Option<LinkSlot>),
+    /// `Node::handle_frame` knows what to do with each of its pieces.
+    ToEngine,
+    /// The same, and the first piece is enough: they are too large for the path.
+    FirstToEngine,
+    /// Counted.
+    Dropped(DropReason),
+}
+
+/// Seals a frame of a network's NIC, cut as its shape says, into `trains`. Calls `send`, which must clear them, whenever
+/// they are full.
+pub fn depart(
+    snapshot: &Snapshot,
+    lanes: &mut Lanes,
+    network: NetworkId,
+    (shape, frame): (&Shape, &[u8]),
+    trains: &mut Trains,
+    mut send: impl FnMut(&mut Trains),
+) -> Departed {
+    let Some(net) = snapshot.network(network) else {
+        return Departed::ToEngine;
+    };
+    let dropped = |reason| {
+        net.drops.count(reason);
+        Departed::Dropped(reason)
+    };
+    let slot = match way_out(net, frame) {
+        Ok(Some(slot)) => slot,
+        Ok(None) => return Departed::ToEngine,
+        Err(reason) => return dropped(reason),
+    };
+    let Ok(mut slices) = Slices::new(shape, frame) else {
+        return dropped(DropReason::Malformed);
+    };
+    let Some(link) = snapshot.link(slot).filter(|link| link.path != FastPath::Engine) else {
+        return Departed::ToEngine;
+    };
+    // On lane 0 a kind would stand before the frame.
+    if lanes.id == 0 {
+        return Departed::ToEngine;
+    }
+    if slices.largest() > link.frame_max {
+        return Departed::FirstToEngine;
+    }
+    let (mut frames, mut bytes) = (0, 0);
+    while let Some(length) = slices.next_len() {
+        let record = length + overhead(link.path);
+        if !trains.has_room(record) {
+            send(trains);
+        }
+        let sealed = trains
+            .room(record)
+            .map(|room| seal_slice(link, lanes, slot, &mut slices, room));
+        if sealed != Some(true) {
+            let left = (slices.count() - frames) as u64;
+            link.shared.drops.add(DropReason::Exhausted, left);
+            return Departed::Dropped(DropReason::Exhausted);
+        }
+        trains.take(link.path, record);
+        frames += 1;
+        bytes += length;
+    }
+    let wake = link.shared.on_sent(frames, bytes);
+    Departed::Sealed(wake.then_some(slot))
+}
+
+/// The link of a frame's destination, where there is one.
+fn way_out(net: &NetTable, frame: &[u8]) -> Result<Option<LinkSlot>, DropReason> {
+    let parsed = Frame::parse(frame).map_err(|_| DropReason::Malformed)?;
+    if !net.own.contains(&parsed.source) {
+        return Err(DropReason::OwnSource);
+    }
+    Ok(net.route(parsed.destination))
+}
+
+/// Bytes that a datagram has beside the frame, on a worker's lane.
+fn overhead(path: FastPath) -> usize {
+    let channel = if matches!(path, FastPath::Channel { .. }) {
+        CHANNEL
+    } else {
+        0
+    };
+    channel + HEADER + TAG
+}
+
+fn seal_slice(link: &FastLink, lanes: &mut Lanes, slot: LinkSlot, slices: &mut Slices<'_>, room: &mut [u8]) -> bool {
+    let record = match link.path {
+        FastPath::Channel { channel, .. } => {
+            let (head, record) = room.split_at_mut(CHANNEL);
+            let length = u16::try_from(record.len()).unwrap_or(u16::MAX);
+            head[..2].copy_from_slice(&channel.to_be_bytes());
+            head[2..].copy_from_slice(&length.to_be_bytes());
+            record
+        }
+        FastPath::Direct { .. } | FastPath::Engine => room,
+    };
+    let end = record.len() - TAG;
+    slices.write(&mut record[HEADER..end]);
+    link.sealer.seal(lanes.lane(slot), record).is_ok()
 }
 
 /// Opens a datagram that came from `remote` where it lies.

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::testing::{Flow, plain_flow};
 use super::*;
 use crate::frame::tests::frame;
 use crate::record::Cipher;
@@ -211,4 +212,110 @@ fn what_is_not_a_record_from_the_expected_address_is_left_as_it_is() {
     ));
     let got = inbound(&bob.snapshot, at(ANN), &mut record.clone());
     assert_eq!(got, Inbound::Dropped(DropReason::Replay, None));
+}
+
+fn flow_pair(path: fn(&str) -> FastPath) -> (End, End) {
+    let now = Instant::now();
+    let session = |role, own, peer| {
+        let keys = SessionKeys::new(&[1; 32], &[2; 32], Cipher::Aes256Gcm, role);
+        let index = |n| ReceiverIndex::new(n).unwrap();
+        Session::new(keys, index(peer), index(own), now)
+    };
+    let ann = end("10.1.2.1", "10.1.2.2", &session(Role::Client, 7, 8), path(BOB));
+    let bob = end("10.1.2.2", "10.1.2.1", &session(Role::Server, 8, 7), path(ANN));
+    (ann, bob)
+}
+
+/// Departs one joined frame; gives the verdict, the records and how often there was no room.
+fn departed(end: &End, lane: u8, shape: &Shape, frame: &[u8], room: usize) -> (Departed, Vec<Vec<u8>>, usize) {
+    let mut trains = Trains::new(room);
+    trains.set_records_max(64);
+    let (mut records, mut fulls) = (Vec::new(), 0);
+    let mut lanes = Lanes::new(lane).unwrap();
+    let mut send = |trains: &mut Trains| {
+        for (_, bytes, record) in trains.iter() {
+            records.extend(bytes.chunks(record).map(<[u8]>::to_vec));
+        }
+        trains.clear();
+    };
+    let verdict = depart(
+        &end.snapshot,
+        &mut lanes,
+        NETWORK,
+        (shape, frame),
+        &mut trains,
+        |trains| {
+            fulls += 1;
+            send(trains);
+        },
+    );
+    send(&mut trains);
+    (verdict, records, fulls)
+}
+
+#[test]
+fn a_joined_frame_departs_as_one_record_for_each_piece() {
+    const SERVER: &str = "198.51.100.1:3478";
+    let channel = |_: &str| FastPath::Channel {
+        server: at(SERVER),
+        channel: 0x4001,
+    };
+    for (path, from) in [(direct as fn(&str) -> FastPath, ANN), (channel, SERVER)] {
+        let (ann, bob) = flow_pair(path);
+        let flow = plain_flow();
+        let payload: Vec<u8> = (0..40_000u32).map(|n| n as u8).collect();
+        let (shape, frame) = flow.joined(1340, 0x08, &payload);
+        let (verdict, records, fulls) = departed(&ann, 1, &shape, &frame, 15_000);
+        assert_eq!(verdict, Departed::Sealed(LinkSlot::new(3)));
+        assert_eq!(fulls, 2, "30 records of 1.4 kB in 15 kB of room");
+        let frames: Vec<Vec<u8>> = records
+            .into_iter()
+            .map(|mut record| match inbound(&bob.snapshot, at(from), &mut record) {
+                Inbound::Frame { range, .. } => record[range].to_vec(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(frames, flow.cut(1340, 0x08, &payload));
+        assert_eq!(ann.shared.sent_frames.load(Ordering::Relaxed), 30);
+        let bytes: usize = frames.iter().map(Vec::len).sum();
+        assert_eq!(ann.shared.sent_bytes.load(Ordering::Relaxed), bytes as u64);
+    }
+}
+
+#[test]
+fn what_cannot_depart_goes_to_the_engine_or_is_counted() {
+    let (mut ann, _) = flow_pair(direct);
+    let flow = plain_flow();
+    let (shape, frame) = flow.joined(1340, 0x08, &[7; 5000]);
+    let verdict = |end: &End, lane, shape: &Shape, frame: &[u8]| departed(end, lane, shape, frame, 1 << 16).0;
+    let large = Shape { segment: 1400, ..shape };
+    assert_eq!(verdict(&ann, 1, &large, &frame), Departed::FirstToEngine);
+    assert_eq!(
+        verdict(&ann, 0, &shape, &frame),
+        Departed::ToEngine,
+        "lane 0 is the engine's"
+    );
+    let nowhere = plain_flow_to(9).joined(1340, 0, &[7; 5000]).1;
+    assert_eq!(verdict(&ann, 1, &shape, &nowhere), Departed::ToEngine);
+    let foreign = Flow {
+        ends: [5, 2],
+        ..plain_flow()
+    };
+    let foreign = foreign.joined(1340, 0, &[7; 5000]).1;
+    let own_source = Departed::Dropped(DropReason::OwnSource);
+    assert_eq!(verdict(&ann, 1, &shape, &foreign), own_source);
+    let shapeless = Shape { partial: None, ..shape };
+    let malformed = Departed::Dropped(DropReason::Malformed);
+    assert_eq!(verdict(&ann, 1, &shapeless, &frame), malformed);
+    assert_eq!(verdict(&ann, 1, &shape, &frame[..30]), malformed);
+    let link = ann.snapshot.links[3].as_mut().unwrap();
+    link.path = FastPath::Engine;
+    assert_eq!(verdict(&ann, 1, &shape, &frame), Departed::ToEngine);
+}
+
+fn plain_flow_to(end: u8) -> Flow {
+    Flow {
+        ends: [1, end],
+        ..plain_flow()
+    }
 }
