@@ -370,7 +370,11 @@ fn a_rendezvous_that_is_not_reached_is_said_in_time() {
     let (kind, text) = kind_of(world.create(0));
     assert_eq!(kind, ErrorKind::Unreachable);
     assert!(text.starts_with("rdv.example:5222"), "{text}");
-    assert_eq!(world.elapsed(), Duration::from_secs(4), "not at the next try, which may be long after");
+    assert_eq!(
+        world.elapsed(),
+        Duration::from_secs(4),
+        "not at the next try, which may be long after"
+    );
     assert!(world.nothing_left(0));
 }
 

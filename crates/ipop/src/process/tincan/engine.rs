@@ -13,13 +13,13 @@ use tincan::keys::DeviceSecret;
 use tincan::node::{CallId, IfAddr, NamesEffect, NicEffect, Node, NodeConfig, Output, RootEffect};
 use zeroize::Zeroizing;
 
-use super::Wake;
 use super::api::{ClientId, Clients, FromClient};
 use super::keys::{KeyFiles, random};
 use super::mapping::{Mapper, Outcome, Place};
 use super::nics::Nics;
 use super::streams::{FromStream, Streams};
 use super::workers::Shared;
+use super::{Wake, abilities};
 
 /// How soon a client that did not take all of an answer is tried again.
 const FLUSH_AGAIN: Duration = Duration::from_millis(20);
@@ -256,6 +256,7 @@ impl Engine {
         let mut notes: Vec<String> = missing
             .map(|(number, why)| format!("no IPv{number} socket: {why}"))
             .collect();
+        notes.extend(abilities::notes(sockets, self.nics.iter()));
         let overflow = self.shared.overflow.load(Ordering::Relaxed);
         if overflow > 0 {
             notes.push(format!(

@@ -4,6 +4,7 @@
 //! SIGINT and SIGTERM, NICs, routes and names are gone.
 //! Refuses to know: what the machine decides.
 
+mod abilities;
 mod api;
 mod engine;
 pub(crate) mod keys;
@@ -23,10 +24,11 @@ use std::time::Duration;
 
 use ::api::NetworkId;
 use anyhow::Context;
-use os::{Signal, Signals, UdpConfig, UdpSockets, Watcher};
+use os::{Signal, Signals, UdpSockets, Watcher};
 use tincan::fast::{LinkSlot, Tell};
 use tincan::turn::StreamId;
 
+use self::abilities::Without;
 use self::api::{ClientId, FromClient};
 use self::engine::Engine;
 use self::streams::FromStream;
@@ -73,13 +75,12 @@ pub(crate) fn run(state: &StateDir, port: u16) -> anyhow::Result<ExitCode> {
     super::supervisor::follow_parent()?;
     state.prepare()?;
     let (wakes, waking) = sync_channel(WAKES_WAITING);
+    let without = Without::from_env()?;
     let shared = Shared {
         snapshot: Arc::new(Published::default()),
         nics: Arc::new(Published::default()),
-        sockets: Arc::new(UdpSockets::bind(&UdpConfig {
-            port,
-            ..UdpConfig::default()
-        })?),
+        sockets: Arc::new(UdpSockets::bind(&without.udp(port))?),
+        without,
         wakes: wakes.clone(),
         overflow: Arc::new(AtomicU64::new(0)),
     };

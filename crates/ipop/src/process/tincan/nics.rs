@@ -10,6 +10,7 @@ use api::link::{NamesConfig, NetworkConfig, NicKind};
 use os::{DnsWiring, Nic, NicConfig, Prefix, Waker};
 use tincan::fast::Lanes;
 
+use super::abilities::Without;
 use super::resolver::{self, Names};
 use super::workers::{self, Shared};
 
@@ -58,7 +59,7 @@ impl Nics {
             open.change(config)?;
             return Ok(open.nic.name().to_owned());
         }
-        let nic = make(config)?;
+        let nic = make(config, self.shared.without)?;
         let name = nic.name().to_owned();
         let lanes = self.lanes()?;
         let worker = workers::start_sender(&self.shared, config.network, nic.clone(), lanes)?;
@@ -140,6 +141,11 @@ impl Nics {
         self.open.is_empty()
     }
 
+    /// All of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Nic> {
+        self.open.values().map(|open| &open.nic)
+    }
+
     /// The interfaces that are ours: their addresses are no way to reach us from outside.
     pub(crate) fn is_ours(&self, interface: &str) -> bool {
         self.open.values().any(|open| open.nic.name() == interface)
@@ -191,12 +197,12 @@ impl Open {
     }
 }
 
-fn make(config: &NetworkConfig) -> anyhow::Result<Nic> {
+fn make(config: &NetworkConfig, without: Without) -> anyhow::Result<Nic> {
     let kind = match config.kind {
         NicKind::Ip => os::NicKind::Tun,
         NicKind::Ethernet => os::NicKind::Tap,
     };
-    let nic = Nic::create(&NicConfig {
+    let nic = without.make_nic(&NicConfig {
         name: config.nic.clone(),
         mtu: config.mtu,
         ..NicConfig::new(kind)
