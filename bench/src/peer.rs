@@ -5,7 +5,7 @@ mod n2n;
 mod nebula;
 mod openvpn;
 mod tinc;
-mod wireguard_go;
+mod wireguard;
 
 use std::fs;
 use std::net::IpAddr;
@@ -29,7 +29,9 @@ pub(crate) const BARE: &str = "bare veth";
 /// Every peer, in the order of the tables. Each runs with its defaults but for what a pair needs.
 pub(crate) const ALL: &[Peer] = &[
     ipop::PEER,
-    wireguard_go::PEER,
+    wireguard::GO,
+    wireguard::BORINGTUN,
+    wireguard::GOTATUN,
     nebula::PEER,
     tinc::PEER,
     n2n::PEER,

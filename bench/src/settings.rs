@@ -76,7 +76,11 @@ impl Settings {
 
     /// Versions of the peers that were fetched.
     pub(crate) fn versions(&self) -> Vec<String> {
-        let text = std::fs::read_to_string(self.folder.join("peers/versions")).unwrap_or_default();
+        let files = ["packages", "crates"].map(|kind| self.folder.join(format!("peers/versions-of-{kind}")));
+        let text: String = files
+            .iter()
+            .filter_map(|file| std::fs::read_to_string(file).ok())
+            .collect();
         let lines = text.lines().filter_map(|line| line.split_once('\t'));
         let compared = lines.filter(|(name, _)| self.peers.iter().any(|peer| peer.name == *name));
         compared.map(|(name, version)| format!("{name} {version}")).collect()
