@@ -100,8 +100,9 @@ pub(super) fn error(stanza: &Element, condition: Condition) -> Option<Element> {
     Some(answer.child(inner))
 }
 
+/// An empty address is none: an answer from nobody could not be read.
 fn copy(from: &Element, name: &str, to: &mut Element, as_name: &str) {
-    if let Some(value) = from.attr(name) {
+    if let Some(value) = from.attr(name).filter(|value| !value.is_empty()) {
         to.set(as_name, value);
     }
 }
