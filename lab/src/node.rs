@@ -6,6 +6,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use api::control::{GroupInfo, Invite, Joined, PeerPong};
+use api::link::NetReport;
 use api::status::{Connection, GroupStatus, PeerStatus, Status};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -16,6 +17,8 @@ use crate::{Failure, Host, Process, until};
 const START_WITHIN: Duration = Duration::from_secs(15);
 /// How long a link may take, the rendezvous included.
 pub const LINK_WITHIN: Duration = Duration::from_secs(20);
+/// What a failed test shows: everything of our own that is worth a line.
+const LOG: &str = "warn,ipop=debug,tincan=debug,controller=debug,rendezvous=debug";
 /// A daemon gives each child five seconds.
 const END_WITHIN: Duration = Duration::from_secs(20);
 
@@ -24,6 +27,8 @@ pub struct Node {
     host: Host,
     state: PathBuf,
     daemon: Option<Process>,
+    /// How much its processes tell, in the syntax of `IPOP_LOG`.
+    log: &'static str,
 }
 
 /// What a process of a node is.
@@ -94,7 +99,17 @@ impl Node {
             host: host.clone(),
             state,
             daemon: None,
+            log: LOG,
         }
+    }
+
+    /// Starts a daemon that tells everything, and waits until it answers.
+    pub fn start_talkative(host: &Host) -> Result<Self, Failure> {
+        let mut node = Self::new(host);
+        node.log = "trace";
+        node.start_daemon()?;
+        node.wait_running()?;
+        Ok(node)
     }
 
     /// Starts a daemon and waits until it answers.
@@ -108,7 +123,10 @@ impl Node {
     /// Starts the daemon and does not wait.
     pub fn start_daemon(&mut self) -> Result<(), Failure> {
         let mut command = self.host.command(binary()?);
-        command.args(["daemon", "-vv", "--state"]).arg(&self.state);
+        command
+            .args(["daemon", "--state"])
+            .arg(&self.state)
+            .env("IPOP_LOG", self.log);
         self.daemon = Some(self.host.spawn("daemon", &mut command)?);
         Ok(())
     }
@@ -231,6 +249,11 @@ impl Node {
     /// `ipop ping`, once.
     pub fn ping(&self, node: &str) -> Result<PeerPong, Failure> {
         self.json(&["ping", node, "-c", "1"])
+    }
+
+    /// `ipop netcheck`.
+    pub fn netcheck(&self) -> Result<NetReport, Failure> {
+        self.json(&["netcheck"])
     }
 
     /// Its only group.

@@ -165,6 +165,14 @@ impl Rig {
         ))
     }
 
+    /// What a reboot does to a router: it forgets who was mapped where. For hosts with one router.
+    pub fn forget_mappings(&self, host: &Host) -> Result<(), Failure> {
+        let router = format!("{}-{}-router", self.name, host.name);
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &router, "conntrack", "-F"]);
+        namespace::run(&mut command, "")
+    }
+
     /// What the names of all its namespaces start with.
     pub fn name(&self) -> &str {
         &self.name

@@ -1,0 +1,121 @@
+//! Networks as they are: they lose, delay, reboot and change under a link, and the link goes on.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use api::link::NatKind;
+use api::status::Connection;
+use lab::{Delay, Failure, LINK_WITHIN, Node, Rendezvous, Site, oracle, until};
+
+#[test]
+fn a_group_forms_over_a_long_wire_that_loses() {
+    lab::run(|rig| {
+        let rendezvous = Rendezvous::embedded(&rig.host("server", Site::Server)?)?;
+        let far = Delay {
+            one_way: Duration::from_millis(20),
+            jitter: Duration::from_millis(10),
+        };
+        let ann = rig.distant_host("ann", Site::PortRestricted, far)?;
+        let bob = rig.distant_host("bob", Site::PortRestricted, far)?;
+        rig.loss(&ann, 50)?;
+        rig.loss(&bob, 50)?;
+        let (ann, bob) = (Node::start(&ann)?, Node::start(&bob)?);
+        let invite = ann.create("home", rendezvous.address())?.invite;
+        bob.join(&invite)?;
+        ann.wait_direct("bob", LINK_WITHIN)?;
+        bob.wait_direct("ann", LINK_WITHIN)?;
+        ann.wait_ping("bob.home.ipop", LINK_WITHIN)
+    });
+}
+
+#[test]
+fn a_router_that_reboots_costs_no_link() {
+    lab::run(|rig| {
+        let rendezvous = Rendezvous::embedded(&rig.host("server", Site::Server)?)?;
+        // Behind a symmetric NAT the new mapping is another port: the peer must follow.
+        let bob = Node::start(&rig.host("bob", Site::Symmetric)?)?;
+        let carol = Node::start(&rig.host("carol", Site::Public)?)?;
+        let invite = carol.create("home", rendezvous.address())?.invite;
+        bob.join(&invite)?;
+        bob.wait_direct("carol", LINK_WITHIN)?;
+        let before = carol.wait_direct("bob", LINK_WITHIN)?;
+        let target = carol.addresses()?[0].to_string();
+        bob.wait_ping(&target, LINK_WITHIN)?;
+        rig.forget_mappings(bob.host())?;
+        bob.wait_ping(&target, LINK_WITHIN)?;
+        let elsewhere = |peer: &api::status::PeerStatus| {
+            matches!(peer.connection, Connection::Direct { .. }) && peer.connection != before.connection
+        };
+        carol.wait_peer("bob", "directly at another port", LINK_WITHIN, elsewhere)?;
+        bob.wait_ping(&target, LINK_WITHIN)?;
+        carol.wait_ping(&bob.addresses()?[0].to_string(), LINK_WITHIN)
+    });
+}
+
+#[test]
+fn a_relay_that_dies_and_returns_is_used_again() {
+    lab::run(|rig| {
+        let server = rig.host("server", Site::Server)?;
+        let mut rendezvous = Rendezvous::embedded(&server)?;
+        let ann = Node::start(&rig.host("ann", Site::Symmetric)?)?;
+        let bob = Node::start(&rig.host("bob", Site::Symmetric)?)?;
+        let invite = ann.create("home", rendezvous.address())?.invite;
+        bob.join(&invite)?;
+        let target = bob.addresses()?[0].to_string();
+        ann.wait_ping(&target, LINK_WITHIN)?;
+        rendezvous.processes()[0].signal("KILL")?;
+        drop(rendezvous);
+        let _again = Rendezvous::embedded(&server)?;
+        // No way was there for a while: how long is a matter of backoffs, not of a promise.
+        ann.wait_ping(&target, 3 * LINK_WITHIN)?;
+        bob.wait_ping(&ann.addresses()?[0].to_string(), LINK_WITHIN)
+    });
+}
+
+#[test]
+fn netcheck_tells_what_the_table_says() {
+    lab::run(|rig| {
+        let server = rig.host("server", Site::Server)?;
+        let rendezvous = Rendezvous::embedded(&server)?;
+        for site in [
+            Site::Public,
+            Site::PortRestricted,
+            Site::FullCone,
+            Site::Symmetric,
+            Site::UdpBlocked,
+            Site::Ipv6Only,
+        ] {
+            let node = Node::start(&rig.host(&format!("{site:?}").to_lowercase(), site)?)?;
+            node.create("home", rendezvous.address())?;
+            let expected = oracle::behaviour(site);
+            let report = until("the servers of the group", LINK_WITHIN, || {
+                let report = node.netcheck().map_err(|failure| failure.to_string())?;
+                if report.servers.is_empty() {
+                    Err(format!("{report:?}"))
+                } else {
+                    Ok(report)
+                }
+            })?;
+            let told = format!("{site:?}: {report:?}");
+            assert_eq!(report.udp, expected.udp.is_some(), "{told}");
+            let public: Option<IpAddr> = report.ipv4.map(|a| a.ip());
+            assert_eq!(public.is_some(), expected.udp.is_some() && site.ipv4(), "{told}");
+            match expected.udp {
+                None => assert_eq!(report.mapping, NatKind::Blocked, "{told}"),
+                Some(udp) if udp.translated => assert!(report.mapping != NatKind::None, "{told}"),
+                Some(_) => assert_eq!(report.mapping, NatKind::None, "{told}"),
+            }
+            if site == Site::UdpBlocked {
+                let works = |service: &str| {
+                    report
+                        .servers
+                        .iter()
+                        .any(|s| s.service == service && s.rtt_us.is_some())
+                };
+                assert!(works("turn tcp") || works("turn tls"), "{told}");
+            }
+            eprintln!("{told}");
+        }
+        Ok::<(), Failure>(())
+    });
+}
