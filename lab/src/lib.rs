@@ -16,7 +16,7 @@ mod wait;
 mod wire;
 
 pub use failure::Failure;
-pub use namespace::namespaces_of;
+pub use namespace::{namespaces_of, remove};
 pub use node::{Created, LINK_WITHIN, Node, Refusal, Role, binary, is_linked};
 pub use rendezvous::{Accounts, Rendezvous};
 pub use rig::{Host, Process, Rig, run, signal};

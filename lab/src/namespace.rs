@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -81,8 +81,14 @@ pub fn namespaces_of(rig: &str) -> Vec<String> {
     names().into_iter().filter(|name| name.starts_with(&own)).collect()
 }
 
+/// Removes everything of a rig, by its name and folder.
+pub fn remove(rig: &str, folder: &Path) {
+    remove_all(rig);
+    let _ = std::fs::remove_dir_all(folder);
+}
+
 /// Ends what runs in the namespaces of a rig and removes them.
-pub(crate) fn remove_all(rig: &str) {
+fn remove_all(rig: &str) {
     let names = namespaces_of(rig);
     if names.is_empty() {
         return;
@@ -110,8 +116,7 @@ pub(crate) fn sweep() {
     rigs.sort();
     rigs.dedup();
     for rig in rigs.iter().filter(|rig| rig.starts_with(PREFIX) && is_dead(rig)) {
-        remove_all(rig);
-        let _ = std::fs::remove_dir_all(std::env::temp_dir().join(rig));
+        remove(rig, &std::env::temp_dir().join(rig));
     }
     drop(lock);
 }
@@ -135,7 +140,7 @@ fn names() -> Vec<String> {
     folder_names(FOLDER.as_ref())
 }
 
-fn folder_names(folder: &std::path::Path) -> Vec<String> {
+fn folder_names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries
         .filter_map(|entry| entry.file_name().into_string().ok())

@@ -334,8 +334,7 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         self.wires.clear();
-        namespace::remove_all(&self.name);
-        let _ = std::fs::remove_dir_all(&self.folder);
+        namespace::remove(&self.name, &self.folder);
     }
 }
 

@@ -157,7 +157,11 @@ fn a_second_daemon_is_refused() {
             (node.process(Role::Tincan), node.process(Role::Controller)),
             (tincan, controller)
         );
-        assert!(node.status()?.tincan);
+        let status = node.status()?;
+        assert!(
+            status.tincan && status.memory_bytes.iter().all(|bytes| *bytes > 0),
+            "{status:?}"
+        );
         Ok(())
     });
 }

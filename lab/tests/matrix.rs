@@ -3,7 +3,10 @@
 use api::status::Connection;
 use lab::{Failure, LINK_WITHIN, Node, Rendezvous, Rig, Site, oracle};
 
-use Site::{DualStack, FullCone, Ipv6Only, PortRestricted, Public, Symmetric, UdpBlocked};
+use Site::{
+    AddressRestricted, Cgnat, CgnatSymmetric, DualStack, Firewall, FullCone, Ipv6Firewall, Ipv6Only, PortRestricted,
+    Public, Symmetric, UdpBlocked,
+};
 
 /// ann makes a group at one site, bob joins it at the other.
 fn pair(here: Site, there: Site) {
@@ -33,6 +36,11 @@ fn linked(rig: &mut Rig, here: Site, there: Site) -> Result<(), Failure> {
         })?;
         check_relay(node.host().site(), &peer.connection);
     }
+    // Its exit code tells scripts what was found: 3 when only relayed answers came.
+    let pings = ann.output(&["ping", "bob", "--until-direct", "-c", "2", "-i", "50"])?;
+    let said = String::from_utf8_lossy(&pings.stdout);
+    assert_eq!(pings.status.code(), Some(if direct { 0 } else { 3 }), "{said}");
+    assert_eq!(said.contains("via direct"), direct, "{said}");
     Ok(())
 }
 
@@ -76,4 +84,17 @@ pairs! {
     ipv6_only_and_ipv6_only: Ipv6Only, Ipv6Only;
     ipv6_only_and_public: Ipv6Only, Public;
     ipv6_only_and_udp_blocked: Ipv6Only, UdpBlocked;
+    ipv6_only_and_symmetric: Ipv6Only, Symmetric;
+    ipv6_firewall_and_ipv6_firewall: Ipv6Firewall, Ipv6Firewall;
+    ipv6_firewall_and_dual_stack: Ipv6Firewall, DualStack;
+    dual_stack_and_dual_stack: DualStack, DualStack;
+    dual_stack_and_symmetric: DualStack, Symmetric;
+    firewall_and_firewall: Firewall, Firewall;
+    firewall_and_port_restricted: Firewall, PortRestricted;
+    firewall_and_symmetric: Firewall, Symmetric;
+    address_restricted_and_symmetric: AddressRestricted, Symmetric;
+    cgnat_and_cgnat: Cgnat, Cgnat;
+    cgnat_and_port_restricted: Cgnat, PortRestricted;
+    cgnat_symmetric_and_public: CgnatSymmetric, Public;
+    cgnat_symmetric_and_port_restricted: CgnatSymmetric, PortRestricted;
 }

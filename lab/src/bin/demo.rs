@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use api::status::Connection;
 use lab::{Failure, Host, LINK_WITHIN, Node, Rendezvous, Rig, Site};
+use os::Signal;
 
 const GROUP: &str = "home";
 const RUN_FOR: Duration = Duration::from_secs(3);
@@ -25,6 +26,7 @@ fn demo() -> Result<(), Failure> {
     let began = Instant::now();
     let mut rig = Rig::new()?;
     let name = rig.name().to_owned();
+    clear_when_interrupted(&rig)?;
     let shown = show(&mut rig);
     if shown.is_err() {
         rig.show_logs();
@@ -41,6 +43,22 @@ fn demo() -> Result<(), Failure> {
     }
     say("and on this machine no namespace and no file");
     println!("\ndone in {:.0} s", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Control-C ends the demo as its last step would: nothing stays.
+fn clear_when_interrupted(rig: &Rig) -> Result<(), Failure> {
+    let (name, folder) = (rig.name().to_owned(), rig.folder().to_owned());
+    let signals = os::Signals::install().map_err(|e| Failure::Unexpected(e.to_string()))?;
+    std::thread::spawn(move || {
+        while let Ok(signal) = signals.wait(None) {
+            if matches!(signal, Some(Signal::Interrupt | Signal::Terminate | Signal::Hangup)) {
+                lab::remove(&name, &folder);
+                println!("\nstopped; nothing is left behind");
+                std::process::exit(130);
+            }
+        }
+    });
     Ok(())
 }
 

@@ -115,6 +115,9 @@ impl Shell {
                 if matches!(call, ControlCall::CreateGroup(_) | ControlCall::JoinGroup(_)) {
                     self.machine.handle_host(now, host_routes());
                 }
+                if matches!(call, ControlCall::Status(_)) {
+                    self.machine.handle_memory(os::memory_in_use().unwrap_or(0));
+                }
                 let request = self.door.remember(caller, id);
                 self.machine.handle_control(now, request, call);
             }
