@@ -3,12 +3,15 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use api::status::Connection;
 use lab::{Failure, Host, LINK_WITHIN, Node, Rendezvous, Rig, Site};
 use os::Signal;
 
+/// Control-C came: the thread that took it clears up and ends the program.
+static STOPPED: AtomicBool = AtomicBool::new(false);
 const GROUP: &str = "home";
 const RUN_FOR: Duration = Duration::from_secs(3);
 
@@ -28,6 +31,9 @@ fn demo() -> Result<(), Failure> {
     let name = rig.name().to_owned();
     clear_when_interrupted(&rig)?;
     let shown = show(&mut rig);
+    while STOPPED.load(Ordering::Acquire) {
+        std::thread::park();
+    }
     if shown.is_err() {
         rig.show_logs();
     }
@@ -53,6 +59,7 @@ fn clear_when_interrupted(rig: &Rig) -> Result<(), Failure> {
     std::thread::spawn(move || {
         while let Ok(signal) = signals.wait(None) {
             if matches!(signal, Some(Signal::Interrupt | Signal::Terminate | Signal::Hangup)) {
+                STOPPED.store(true, Ordering::Release);
                 lab::remove(&name, &folder);
                 println!("\nstopped; nothing is left behind");
                 std::process::exit(130);
@@ -245,8 +252,8 @@ fn settings(hosts: &[Host]) -> Result<Vec<String>, Failure> {
 }
 
 fn step(text: &str) {
-    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
-    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
     println!("\n{number}. {text}");
 }
 
