@@ -66,7 +66,7 @@ pub use self::{
     private::{create_private_dir, read_private, write_atomic},
     process::{
         die_with_parent, give_up_capabilities, hang_up, has_net_admin, host_name, is_user_known, memory_in_use,
-        parent_process, run_as_unprivileged, terminate,
+        parent_process, release_code, run_as_unprivileged, terminate,
     },
     signals::{Signal, Signals},
     udp::{Batch, BufferSizes, Datagram, Family, Part, SEND_WAIT, Train, UdpConfig, UdpCounts, UdpSockets, is_too_big},

@@ -8,6 +8,7 @@ pub(crate) mod tincan;
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
@@ -32,6 +33,53 @@ fn give_up_privileges(state: &StateDir, folder: &Path) -> anyhow::Result<()> {
         os::run_as_unprivileged(owner)?;
     }
     Ok(())
+}
+
+/// Lets go of code that a process no longer needs, when it comes to rest after something out of the ordinary.
+#[derive(Debug)]
+struct Thrift {
+    last: Option<Instant>,
+    is_due: bool,
+}
+
+impl Thrift {
+    /// Quiet for so long is rest.
+    const REST: Duration = Duration::from_secs(1);
+    /// Not more often than that: what comes back costs a page fault a block.
+    const INTERVAL: Duration = Duration::from_secs(10);
+
+    /// The start was out of the ordinary.
+    fn new() -> Self {
+        Self {
+            last: None,
+            is_due: true,
+        }
+    }
+
+    /// Something out of the ordinary happens.
+    fn stir(&mut self) {
+        self.is_due = true;
+    }
+
+    /// Nothing is to be done for so long (none: until something is heard); gives how long to wait, to look again.
+    fn pause(&mut self, pause: Option<Duration>) -> Option<Duration> {
+        if !self.is_due || pause.is_some_and(|pause| pause < Self::REST) {
+            return pause;
+        }
+        let now = Instant::now();
+        let wait = self.last.map_or(Duration::ZERO, |last| {
+            (last + Self::INTERVAL).saturating_duration_since(now)
+        });
+        if wait > Duration::ZERO {
+            return Some(pause.map_or(wait, |pause| pause.min(wait)));
+        }
+        os::release_code();
+        *self = Self {
+            last: Some(now),
+            is_due: false,
+        };
+        pause
+    }
 }
 
 /// Ready when SIGINT or SIGTERM came.

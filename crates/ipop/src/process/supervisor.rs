@@ -71,6 +71,7 @@ pub(crate) fn run(state: &StateDir, verbose: u8) -> anyhow::Result<ExitCode> {
         waiting: BTreeMap::new(),
     };
     supervisor.start_missing()?;
+    os::release_code();
     loop {
         match signals.wait(supervisor.patience()).context("cannot wait for signals")? {
             Some(Signal::Terminate | Signal::Interrupt) => break,

@@ -241,7 +241,8 @@ fn a_removed_interface_is_gone_though_somebody_holds_it() {
         nic.remove().unwrap();
         assert_eq!(crate::net::index_of(holder.name()).unwrap(), None);
         holder.remove().unwrap();
-    });
+    })
+    .unwrap();
 }
 
 #[test]

@@ -77,18 +77,22 @@ async fn serve(state: &StateDir, store: store::StoreFile) -> anyhow::Result<()> 
         super::ended().await;
         let _ = wakes.send(Wake::Stop).await;
     });
+    let mut thrift = super::Thrift::new();
     loop {
         let pause = shell
             .machine
             .poll_timeout()
             .map(|at| at.saturating_duration_since(Instant::now()));
-        let wake = match pause {
+        let wake = match thrift.pause(pause) {
             Some(pause) => tokio::time::timeout(pause, waking.recv()).await.ok(),
             None => Some(waking.recv().await),
         };
         match wake {
             Some(Some(Wake::Stop) | None) => break,
-            Some(Some(wake)) => shell.handle(wake),
+            Some(Some(wake)) => {
+                thrift.stir();
+                shell.handle(wake);
+            }
             None => shell.machine.handle_timeout(now()),
         }
         shell.obey();

@@ -1,6 +1,6 @@
 //! The engine's thread: hands everything heard to the machine and carries out what it wants.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -32,9 +32,6 @@ pub(crate) struct Engine {
     nics: Nics,
     streams: Streams,
     mapper: Mapper,
-    /// Ways of port mapping that this place's router knows; none while nobody has asked it.
-    mapped_by: Option<Vec<String>>,
-    checks: BTreeSet<CallId>,
     clients: Clients,
     calls: BTreeMap<CallId, (ClientId, Value)>,
     next_call: u64,
@@ -64,8 +61,6 @@ impl Engine {
             nics: Nics::new(shared.clone()),
             streams: Streams::new(shared.wakes.clone()),
             mapper: Mapper::start(shared.wakes.clone())?,
-            mapped_by: None,
-            checks: BTreeSet::new(),
             shared,
             keys,
             clients: Clients::default(),
@@ -238,9 +233,6 @@ impl Engine {
                 self.next_call += 1;
                 let id = CallId(self.next_call);
                 self.calls.insert(id, (client, name));
-                if matches!(call, LinkCall::CheckNetwork(_)) {
-                    self.checks.insert(id);
-                }
                 self.node.handle_call(now, id, call);
             }
         }
@@ -279,12 +271,7 @@ impl Engine {
         }
     }
 
-    fn reply(&mut self, id: CallId, mut result: Result<Value, ApiError>) {
-        if self.checks.remove(&id)
-            && let (Ok(report), Some(ways)) = (&mut result, &self.mapped_by)
-        {
-            report["port_mapping"] = json!(ways);
-        }
+    fn reply(&mut self, id: CallId, result: Result<Value, ApiError>) {
         if let Some((client, name)) = self.calls.remove(&id) {
             self.clients.send(client, &Message::Answer { id: name, result });
             self.flush_again = true;
@@ -332,9 +319,6 @@ impl Engine {
     /// Asks the router of this place for a port, as soon as there is a network to be reached in.
     fn look_for_router(&mut self) {
         let place = Place::now(self.shared.sockets.port()).filter(|_| !self.nics.is_empty());
-        if place.is_none() {
-            self.mapped_by = None;
-        }
         self.mapper.set_place(place);
     }
 
@@ -346,10 +330,10 @@ impl Engine {
                 lifetime,
                 protocol,
             } => {
-                self.mapped_by = Some(vec![protocol.to_owned()]);
+                self.node.handle_mapping_protocols(vec![protocol.to_owned()]);
                 self.node.handle_mapping(now, external, internal, lifetime);
             }
-            Outcome::None => self.mapped_by = Some(Vec::new()),
+            Outcome::None => self.node.handle_mapping_protocols(Vec::new()),
         }
     }
 

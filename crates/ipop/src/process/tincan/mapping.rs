@@ -158,8 +158,8 @@ impl Mapped {
                 .ok()?,
         };
         let (external, protocol) = match mapping.mapping_type() {
-            PortMappingType::Pcp { external_ip, .. } => (v4(external_ip)?, "PCP"),
-            PortMappingType::NatPmp => (natpmp::external_address(gateway, Some(PATIENCE)).await.ok()?, "NAT-PMP"),
+            PortMappingType::Pcp { external_ip, .. } => (v4(external_ip)?, "pcp"),
+            PortMappingType::NatPmp => (natpmp::external_address(gateway, Some(PATIENCE)).await.ok()?, "nat_pmp"),
         };
         // A router behind another NAT maps to an address that nobody reaches.
         let helps = !is_inside(external) && !external.is_unspecified();

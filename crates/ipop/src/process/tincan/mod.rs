@@ -96,9 +96,10 @@ pub(crate) fn run(state: &StateDir, port: u16) -> anyhow::Result<ExitCode> {
 }
 
 fn engine_loop(engine: &mut Engine, waking: &Receiver<Wake>) {
+    let mut thrift = super::Thrift::new();
     loop {
         engine.obey();
-        let wake = match engine.pause() {
+        let wake = match thrift.pause(engine.pause()) {
             Some(pause) => match waking.recv_timeout(pause) {
                 Ok(wake) => wake,
                 Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
@@ -112,8 +113,10 @@ fn engine_loop(engine: &mut Engine, waking: &Receiver<Wake>) {
                 Err(_) => return,
             },
         };
-        if matches!(wake, Wake::Stop) {
-            return;
+        match wake {
+            Wake::Stop => return,
+            Wake::Client(..) | Wake::Stream(..) => thrift.stir(),
+            _ => {}
         }
         engine.handle(wake);
     }
