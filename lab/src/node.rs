@@ -26,6 +26,7 @@ const END_WITHIN: Duration = Duration::from_secs(20);
 pub struct Node {
     host: Host,
     state: PathBuf,
+    environment: Vec<(String, String)>,
     daemon: Option<Process>,
     /// How much its processes tell, in the syntax of `IPOP_LOG`.
     log: &'static str,
@@ -98,6 +99,7 @@ impl Node {
         Self {
             host: host.clone(),
             state,
+            environment: Vec::new(),
             daemon: None,
             log: LOG,
         }
@@ -118,6 +120,11 @@ impl Node {
         node.start_daemon()?;
         node.wait_running()?;
         Ok(node)
+    }
+
+    /// For daemons started from now on.
+    pub fn set_environment(&mut self, name: &str, value: &str) {
+        self.environment.push((name.into(), value.into()));
     }
 
     /// Starts the daemon and does not wait.
