@@ -77,7 +77,7 @@ pub const JOIN_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a creation waits for its rendezvous.
 pub const CREATE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long an unreachable rendezvous may go on retrying before `create` and `join` give up: said within five seconds.
-pub const UNREACHABLE_GRACE: Duration = Duration::from_secs(4);
+pub const UNREACHABLE_GRACE: Duration = Duration::from_secs(3);
 /// How long a leaver waits for members to hear of it.
 pub const LEAVE_LINGER: Duration = Duration::from_millis(800);
 /// How long a ping waits for a link.
