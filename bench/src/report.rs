@@ -18,6 +18,8 @@ pub(crate) struct Report {
     pub(crate) comparison: Option<Comparison>,
     pub(crate) rows: Vec<Row>,
     pub(crate) faults: Vec<String>,
+    /// Whether something of IPOP's own is among the faults.
+    pub(crate) failed: bool,
 }
 
 /// A column of a comparison.
@@ -176,6 +178,12 @@ impl Row {
 impl Report {
     /// Keeps a fault and tells it.
     pub(crate) fn fault(&mut self, what: &str, error: &anyhow::Error) {
+        self.failed = true;
+        self.left_out(what, error);
+    }
+
+    /// The same for a peer that cannot be had: the others are measured all the same.
+    pub(crate) fn left_out(&mut self, what: &str, error: &anyhow::Error) {
         eprintln!("  {what}: {error:#}");
         self.faults.push(format!("{what}: {error:#}"));
     }

@@ -22,7 +22,7 @@ pub(super) const BORINGTUN: Peer = Peer {
 pub(super) const GOTATUN: Peer = Peer {
     name: "gotatun",
     programs: &["gotatun", "wg"],
-    start: |ends| start(ends, "gotatun", &["--foreground"]),
+    start: |ends| start(ends, "gotatun", &["--foreground", "--disable-drop-privileges"]),
 };
 
 const PORT: &str = "51820";
