@@ -64,11 +64,6 @@ impl Rendezvous {
         self.service = service;
     }
 
-    /// Whether it serves as it should.
-    pub fn is_honest(&self) -> bool {
-        self.service == Service::Honest
-    }
-
     /// Changes its delay.
     pub fn set_delay(&mut self, delay: Duration) {
         self.delay = delay;

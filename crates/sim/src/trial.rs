@@ -58,6 +58,7 @@ fn put(world: World, seed: Seed) -> Outcome {
     };
     world.settle_within(SETTLE);
     let settled = world.elapsed();
+    world.be_strict();
     world.expect_flow(Duration::from_secs(10));
     let time = Duration::from_millis(rng.random_range(3000..20_000));
     let mut sent = world.talk(time, Duration::from_millis(300));

@@ -70,6 +70,7 @@ pub struct World {
     /// Highest level seen of each gauge, with its limit then.
     peaks: BTreeMap<&'static str, (usize, usize)>,
     obeyed: u64,
+    is_strict: bool,
 }
 
 impl World {
@@ -94,6 +95,7 @@ impl World {
             trace: Trace::default(),
             peaks: BTreeMap::new(),
             obeyed: 0,
+            is_strict: false,
         }
     }
 

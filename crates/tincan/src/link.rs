@@ -466,7 +466,7 @@ impl Link {
         let payload = opened.payload.to_vec();
         self.handle_opened(cx, tell);
         let is_search = lane == 0 && control::is_search(&payload);
-        let relayed = (cx.relayed)(ends.local);
+        let relayed = (cx.relayed)(ends.local) || self.agent.is_relay_of_peer(ends.remote);
         if let Some(purpose) = self.paths.on_heard(cx.now, ends, relayed, is_search) {
             self.probe(cx, ends, purpose);
         }

@@ -26,6 +26,12 @@ impl World {
         }
     }
 
+    /// From now on no pair may be linked in a way that the oracle says is not possible. A world whose addresses change
+    /// cannot promise that: what was found before is right until it is found silent.
+    pub fn be_strict(&mut self) {
+        self.is_strict = true;
+    }
+
     /// Closes every link from both ends; nobody wants one any more.
     pub fn close_all(&mut self) {
         self.note(None, "all close", 0);

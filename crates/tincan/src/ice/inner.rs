@@ -18,6 +18,12 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 pub(super) const FIRST_RETRANSMIT: Duration = Duration::from_millis(120);
 
 impl Agent {
+    /// Whether the peer named this address as a relay's.
+    pub(crate) fn is_relay_of_peer(&self, address: std::net::SocketAddr) -> bool {
+        let mut named = self.remotes.iter().filter(|c| c.address == address);
+        named.any(|c| c.kind == CandidateKind::Relayed)
+    }
+
     pub(crate) fn gauges(&self, all: &mut Gauges) {
         all.add("ICE outputs", self.outbox.len(), 0);
         all.add("ICE events", self.events.len(), 0);
