@@ -130,10 +130,9 @@ impl Gatherer {
 
     /// The addresses of all interfaces as they are now, the most wanted first.
     pub fn handle_addresses(&mut self, now: Instant, addresses: &[IfAddr]) {
-        if self.addresses != addresses {
-            self.addresses = addresses.to_vec();
-            self.network_changed(now);
-        }
+        // Also the same addresses may be in another network: half of all homes are 192.168.1.0/24.
+        self.addresses = addresses.to_vec();
+        self.network_changed(now);
     }
 
     /// The STUN servers to ask; the first few of each family are.

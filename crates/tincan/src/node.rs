@@ -170,6 +170,8 @@ struct Entry {
     due: Option<Instant>,
     ufrag: String,
     remotes: BTreeSet<SocketAddr>,
+    /// When its channel was last said to be used.
+    channel_kept: Option<Instant>,
 }
 
 /// The engine.
@@ -271,6 +273,7 @@ impl Node {
                 entry.due = None;
             }
             self.with_link(now, id, |link, cx| link.handle_timeout(cx));
+            self.keep_used_channel(now, id);
         }
         self.gatherer.handle_timeout(now);
         self.relays.handle_timeout(now);
@@ -376,6 +379,7 @@ impl Node {
             due: None,
             ufrag: String::new(),
             remotes: BTreeSet::new(),
+            channel_kept: None,
         };
         self.links.insert(id, entry);
     }

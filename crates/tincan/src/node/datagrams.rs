@@ -4,7 +4,7 @@
 //! STUN, record, handshake.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use api::link::Event;
 use api::{NetworkId, NodeId};
@@ -22,6 +22,9 @@ use crate::turn::{Handled, RelayOutput, Source, StreamId, StreamInput};
 
 /// Inner frames that paths are tried with: jumbo, Ethernet under IPv6, PPPoE and one tunnel more, what IPv6 demands.
 const FRAME_STEPS: [usize; 4] = [8900, 1400, 1340, 1280];
+
+/// Well before `Relays` takes a channel for unused.
+const KEEP_CHANNEL: Duration = Duration::from_secs(60);
 
 impl Node {
     /// A datagram came to our address `local` (unspecified where the kernel does not say).
@@ -86,13 +89,7 @@ impl Node {
     }
 
     /// The router maps a port to us (PCP, NAT-PMP, UPnP), found by the shell.
-    pub fn handle_mapping(
-        &mut self,
-        now: Instant,
-        external: SocketAddr,
-        internal: SocketAddr,
-        lifetime: std::time::Duration,
-    ) {
+    pub fn handle_mapping(&mut self, now: Instant, external: SocketAddr, internal: SocketAddr, lifetime: Duration) {
         self.gatherer.add_mapped(now, external, internal, lifetime);
         self.settle(now);
     }
@@ -224,6 +221,18 @@ impl Node {
         let relays: Vec<_> = self.relay_labels.keys().copied().collect();
         for relay in relays {
             self.relays.permit(now, relay, remote.ip());
+        }
+    }
+
+    /// The fast path writes into a channel by itself: only we can tell the relays, now and then, that it is used.
+    pub(super) fn keep_used_channel(&mut self, now: Instant, id: LinkId) {
+        let Some(entry) = self.links.get_mut(&id).filter(|entry| entry.link.is_up()) else {
+            return;
+        };
+        let kept = *entry.channel_kept.get_or_insert(now);
+        if now.saturating_duration_since(kept) >= KEEP_CHANNEL {
+            entry.channel_kept = Some(now);
+            self.keep_channel(now, id);
         }
     }
 

@@ -266,7 +266,8 @@ impl Client {
         // Crate turn-client-proto 0.7.3 counts channels from 0x4000 in each family, where they are one server's: with
         // both families bound a frame goes to the wrong peer. The second family does without channels.
         let is_second = self.used_channels.keys().any(|own| own.is_ipv4() != peer.is_ipv4());
-        let full = self.used_channels.len() >= limits::TURN_PERMISSIONS;
+        let known = self.used_channels.contains_key(&peer);
+        let full = !known && self.used_channels.len() >= limits::TURN_PERMISSIONS;
         if !self.permit(now, peer.ip()) || full || is_second {
             return;
         }
