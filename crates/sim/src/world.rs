@@ -143,6 +143,13 @@ impl World {
         })
     }
 
+    /// Whether every pair that can be linked is, from both ends.
+    pub fn is_linked(&self) -> bool {
+        let apart = |a, b| self.path_of(a, b) == Verdict::Impossible;
+        let mut pairs = self.pairs();
+        pairs.all(|(a, b)| self.verdict_of(a, b) == Verdict::Impossible || !(apart(a, b) || apart(b, a)))
+    }
+
     /// Goes on for a while.
     pub fn run(&mut self, time: Duration) {
         let end = self.net.now() + time;
