@@ -1,5 +1,6 @@
 //! What this run measures, and how long: from the environment, as `make bench NAME=VALUE` hands it on.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -74,16 +75,21 @@ impl Settings {
         Duration::from_secs(if self.quick { 1 } else { 4 })
     }
 
-    /// Versions of the peers that were fetched.
+    /// Versions of the peers: of those that were fetched, and which the machine had before.
     pub(crate) fn versions(&self) -> Vec<String> {
         let files = ["packages", "crates"].map(|kind| self.folder.join(format!("peers/versions-of-{kind}")));
         let text: String = files
             .iter()
             .filter_map(|file| std::fs::read_to_string(file).ok())
             .collect();
-        let lines = text.lines().filter_map(|line| line.split_once('\t'));
-        let compared = lines.filter(|(name, _)| self.peers.iter().any(|peer| peer.name == *name));
-        compared.map(|(name, version)| format!("{name} {version}")).collect()
+        let fetched: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once('\t')).collect();
+        let version = |peer: &Peer| {
+            let program = self.program(peer.programs.first()?)?;
+            let is_fetched = program.starts_with(&self.folder);
+            let version = fetched.get(peer.name).filter(|_| is_fetched);
+            Some(format!("{} {}", peer.name, version.unwrap_or(&"(this machine's own)")))
+        };
+        self.peers.iter().filter_map(|peer| version(peer)).collect()
     }
 
     /// The folder for reports.
