@@ -10,16 +10,16 @@ use lab::{Failure, LINK_WITHIN, Node, Rendezvous, Rig, Role, Site, until};
 const LINKED_AGAIN_WITHIN: Duration = Duration::from_secs(3);
 const PINGS: usize = 400;
 
-/// ann behind a home router, bob on a public address, linked.
-fn two(rig: &mut Rig) -> Result<(Rendezvous, Node, Node), Failure> {
+/// ann at one site, bob at the other, linked.
+fn two(rig: &mut Rig, sites: [Site; 2]) -> Result<(Rendezvous, Node, Node), Failure> {
     let server = rig.host("server", Site::Server)?;
     let rendezvous = Rendezvous::embedded(&server)?;
-    let ann = Node::start(&rig.host("ann", Site::PortRestricted)?)?;
-    let bob = Node::start(&rig.host("bob", Site::Public)?)?;
+    let ann = Node::start(&rig.host("ann", sites[0])?)?;
+    let bob = Node::start(&rig.host("bob", sites[1])?)?;
     let created = ann.create("home", rendezvous.address())?;
     bob.join(&created.invite)?;
-    ann.wait_direct("bob", LINK_WITHIN)?;
-    bob.wait_direct("ann", LINK_WITHIN)?;
+    ann.wait_linked("bob", LINK_WITHIN)?;
+    bob.wait_linked("ann", LINK_WITHIN)?;
     Ok((rendezvous, ann, bob))
 }
 
@@ -41,7 +41,7 @@ fn known(group: GroupStatus) -> impl PartialEq + std::fmt::Debug {
 #[test]
 fn controller_killed() {
     lab::run(|rig| {
-        let (_rendezvous, ann, bob) = two(rig)?;
+        let (_rendezvous, ann, bob) = two(rig, [Site::PortRestricted, Site::Public])?;
         let before = known(ann.group()?);
         let target = bob.addresses()?[0].to_string();
         ann.wait_ping(&target, LINK_WITHIN)?;
@@ -79,8 +79,22 @@ fn controller_killed() {
 
 #[test]
 fn tincan_killed() {
+    linked_again([Site::PortRestricted, Site::Public]);
+}
+
+#[test]
+fn tincan_killed_behind_a_relay() {
+    linked_again([Site::Symmetric, Site::Symmetric]);
+}
+
+#[test]
+fn tincan_killed_where_no_udp_passes() {
+    linked_again([Site::UdpBlocked, Site::PortRestricted]);
+}
+
+fn linked_again(sites: [Site; 2]) {
     lab::run(|rig| {
-        let (_rendezvous, ann, bob) = two(rig)?;
+        let (_rendezvous, ann, bob) = two(rig, sites)?;
         let (from_ann, from_bob) = (bob.addresses()?[0].to_string(), ann.addresses()?[0].to_string());
         for (victim, other) in [(&ann, &bob), (&bob, &ann)] {
             ann.wait_ping(&from_ann, LINK_WITHIN)?;
