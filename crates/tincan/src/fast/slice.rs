@@ -78,6 +78,8 @@ pub struct Slices<'a> {
     /// Of a whole frame: where its checksum is summed from, and where it goes.
     partial: Option<(usize, usize)>,
     pseudo: Sum,
+    /// Of an IPv4 header without the fields that differ from piece to piece.
+    network: Sum,
     next: usize,
 }
 
@@ -111,6 +113,7 @@ impl<'a> Slices<'a> {
             transport: 0,
             partial,
             pseudo: Sum::default(),
+            network: Sum::default(),
             next: 0,
         })
     }
@@ -145,6 +148,7 @@ impl<'a> Slices<'a> {
             transport,
             partial: None,
             pseudo: pseudo_header(headers, protocol),
+            network: constant_sum(&headers[..transport]),
             next: 0,
         })
     }
@@ -210,8 +214,7 @@ impl<'a> Slices<'a> {
         let total = short(out.len());
         out[2..4].copy_from_slice(&total.to_be_bytes());
         out[4..6].copy_from_slice(&identification.to_be_bytes());
-        out[10..12].fill(0);
-        let checksum = Sum::default().bytes(&out[..self.transport]).header_checksum();
+        let checksum = self.network.word(total).word(identification).header_checksum();
         out[10..12].copy_from_slice(&checksum);
     }
 
@@ -241,6 +244,17 @@ impl<'a> Slices<'a> {
         transport[at..at + 2].fill(0);
         let checksum = self.pseudo.word(short(transport.len())).bytes(transport).checksum();
         transport[at..at + 2].copy_from_slice(&checksum);
+    }
+}
+
+/// Of an IP header but length, identification and checksum of IPv4, where IPv6 has nothing that is summed.
+fn constant_sum(header: &[u8]) -> Sum {
+    match header {
+        [first, class, _, _, _, _, middle @ ..] if first >> 4 == 4 && middle.len() >= V4 - 6 => Sum::default()
+            .bytes(&[*first, *class])
+            .bytes(&middle[..4])
+            .bytes(&middle[6..]),
+        _ => Sum::default(),
     }
 }
 
