@@ -38,7 +38,7 @@ fn give_up_privileges(state: &StateDir, folder: &Path) -> anyhow::Result<()> {
 /// Lets go of code that a process no longer needs, when it comes to rest after something out of the ordinary.
 #[derive(Debug)]
 struct Thrift {
-    last: Option<Instant>,
+    last: Instant,
     is_due: bool,
 }
 
@@ -48,10 +48,10 @@ impl Thrift {
     /// Not more often than that: what comes back costs a page fault a block.
     const INTERVAL: Duration = Duration::from_secs(10);
 
-    /// The start was out of the ordinary.
+    /// The start was out of the ordinary; what follows it soon is part of it.
     fn new() -> Self {
         Self {
-            last: None,
+            last: Instant::now(),
             is_due: true,
         }
     }
@@ -67,15 +67,13 @@ impl Thrift {
             return pause;
         }
         let now = Instant::now();
-        let wait = self.last.map_or(Duration::ZERO, |last| {
-            (last + Self::INTERVAL).saturating_duration_since(now)
-        });
+        let wait = (self.last + Self::INTERVAL).saturating_duration_since(now);
         if wait > Duration::ZERO {
             return Some(pause.map_or(wait, |pause| pause.min(wait)));
         }
         os::release_code();
         *self = Self {
-            last: Some(now),
+            last: now,
             is_due: false,
         };
         pause
