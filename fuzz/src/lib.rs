@@ -9,6 +9,7 @@ mod controller;
 pub mod corpus;
 pub mod mutate;
 mod rendezvous;
+mod resolver;
 mod script;
 mod texts;
 mod tincan;
@@ -61,6 +62,7 @@ pub const TARGETS: &[Target] = &[
     target("controller_message", controller::message, controller::messages),
     target("controller_store", controller::store, controller::stores),
     target("os_vnet_header", texts::vnet_header, texts::vnet_headers),
+    target("ipop_resolver", resolver::question, resolver::questions),
     target(
         "rendezvous_scram_client",
         rendezvous::scram_client,

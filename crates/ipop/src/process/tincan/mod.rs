@@ -9,6 +9,7 @@ mod api;
 mod engine;
 pub(crate) mod keys;
 mod mapping;
+mod names;
 mod nics;
 mod resolver;
 mod streams;

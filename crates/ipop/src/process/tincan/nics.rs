@@ -11,7 +11,8 @@ use os::{DnsWiring, Nic, NicConfig, Prefix, Waker};
 use tincan::fast::Lanes;
 
 use super::abilities::Without;
-use super::resolver::{self, Names};
+use super::names::Names;
+use super::resolver;
 use super::workers::{self, Shared};
 
 /// All NICs, owned by the engine.
