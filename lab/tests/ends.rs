@@ -167,6 +167,18 @@ fn a_second_daemon_is_refused() {
 }
 
 #[test]
+fn who_makes_a_group_after_down_wants_it_up() {
+    lab::run(|rig| {
+        let (rendezvous, host) = server_and_host(rig)?;
+        let node = Node::start(&host)?;
+        node.ipop(&["down"])?;
+        node.create("home", rendezvous.address())?;
+        let address = node.addresses()?[0];
+        node.wait_ping(&address.to_string(), LINK_WITHIN)
+    });
+}
+
+#[test]
 fn down_takes_away_and_up_brings_back() {
     lab::run(|rig| {
         let (rendezvous, host) = server_and_host(rig)?;

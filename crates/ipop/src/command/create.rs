@@ -73,7 +73,7 @@ impl Create {
         if self.server.is_none() {
             background::host_rendezvous(state)?;
         }
-        background::ensure_running(state)?;
+        background::ensure_up(state)?;
         let server = match self.server {
             Some(server) => server,
             None => background::own_rendezvous(state)?,

@@ -36,7 +36,7 @@ impl Join {
         } else {
             self.invite
         };
-        background::ensure_running(state)?;
+        background::ensure_up(state)?;
         let call = JoinGroup {
             invite: invite.trim().to_owned(),
             host_name: self.name,

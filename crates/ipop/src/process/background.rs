@@ -54,10 +54,22 @@ pub(crate) fn ensure_running(state: &StateDir) -> anyhow::Result<()> {
     bail!("the daemon was started but does not answer: {}", last_words(state))
 }
 
+/// The same, and networks are wanted up, even if they were taken down before: who makes or joins one wants it.
+pub(crate) fn ensure_up(state: &StateDir) -> anyhow::Result<()> {
+    ensure_running(state)?;
+    if !status(state)?.up {
+        let _: Empty = Client::connect(state)?.call(&ControlCall::Up(Empty {}), READY_WITHIN)?;
+    }
+    Ok(())
+}
+
 /// Whether both processes answer; an error where nobody does.
 fn is_ready(state: &StateDir) -> anyhow::Result<bool> {
-    let status: Status = Client::connect(state)?.call(&ControlCall::Status(Empty {}), READY_WITHIN)?;
-    Ok(status.tincan)
+    Ok(status(state)?.tincan)
+}
+
+fn status(state: &StateDir) -> anyhow::Result<Status> {
+    Client::connect(state)?.call(&ControlCall::Status(Empty {}), READY_WITHIN)
 }
 
 fn spawn(state: &StateDir) -> anyhow::Result<Child> {
