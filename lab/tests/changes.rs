@@ -108,6 +108,42 @@ fn netcheck_tells_what_the_table_says() {
     });
 }
 
+#[test]
+fn netcheck_with_one_server_tells_whether_a_nat_goes_by_ports() {
+    lab::run(|rig| {
+        let rendezvous = Rendezvous::embedded(&rig.host("server", Site::Server)?)?;
+        for (site, mapping, filtering) in [
+            (Site::FullCone, NatKind::PortIndependent, NatKind::PortIndependent),
+            (
+                Site::PortRestricted,
+                NatKind::PortIndependent,
+                NatKind::AddressAndPortDependent,
+            ),
+            (
+                Site::Symmetric,
+                NatKind::AddressAndPortDependent,
+                NatKind::AddressAndPortDependent,
+            ),
+        ] {
+            let node = Node::start(&rig.host(&format!("{site:?}").to_lowercase(), site)?)?;
+            node.create("home", rendezvous.address())?;
+            let report = until("a STUN server's answer", LINK_WITHIN, || {
+                let report = node.netcheck().map_err(|failure| failure.to_string())?;
+                match report.servers.iter().any(|server| server.service == "stun") {
+                    true => Ok(report),
+                    false => Err(format!("{report:?}")),
+                }
+            })?;
+            assert_eq!(
+                (report.mapping, report.filtering),
+                (mapping, filtering),
+                "{site:?}: {report:?}"
+            );
+        }
+        Ok(())
+    });
+}
+
 fn check_report(site: Site, report: &NetReport) {
     let told = format!("{site:?}: {report:?}");
     let expected = oracle::behaviour(site).udp;
@@ -121,6 +157,13 @@ fn check_report(site: Site, report: &NetReport) {
         Some(_) => NatKind::AddressAndPortDependent,
     };
     assert_eq!(report.mapping, mapping, "{told}");
+    // Each server has one address, so that addresses cannot be told apart.
+    let filtering = match expected.map(|udp| udp.filtering) {
+        None => NatKind::Blocked,
+        Some(oracle::Kind::EndpointIndependent | oracle::Kind::AddressDependent) => NatKind::PortIndependent,
+        Some(oracle::Kind::AddressAndPortDependent) => NatKind::AddressAndPortDependent,
+    };
+    assert_eq!(report.filtering, filtering, "{told}");
     if let Some(udp) = expected {
         assert_eq!(report.hairpin, Some(udp.hairpin), "{told}");
     }

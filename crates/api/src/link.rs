@@ -3,6 +3,8 @@
 //! Promises: signals cross as opaque sealed blobs; `state.get` returns everything, so a controller can restart at any time.
 //! Refuses to know: accounts, membership, rendezvous. A secret never crosses, but for the TURN credentials going in.
 
+mod report;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::cidr::Cidr;
 use crate::ids::{Blob, NetworkId, NodeId};
 use crate::rpc::Empty;
+
+pub use report::{NatKind, NetReport, ServerReport};
 
 /// The major version of this API; a tincan of another one refuses to talk.
 pub const API_VERSION: u32 = 1;
@@ -542,59 +546,4 @@ pub enum Event {
         /// One sentence.
         reason: String,
     },
-}
-
-/// What the network around this machine allows.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct NetReport {
-    /// Whether any UDP answer came.
-    pub udp: bool,
-    /// Own public IPv4 address as servers see it.
-    pub ipv4: Option<SocketAddr>,
-    /// Own public IPv6 address as servers see it.
-    pub ipv6: Option<SocketAddr>,
-    /// Whether a global IPv6 address is configured.
-    pub ipv6_configured: bool,
-    /// How the NAT maps (RFC 4787 section 4.1).
-    pub mapping: NatKind,
-    /// How the NAT filters (RFC 4787 section 5).
-    pub filtering: NatKind,
-    /// Whether the NAT turns datagrams to our own public address back; none: not known.
-    pub hairpin: Option<bool>,
-    /// Protocols by which the router maps ports for us: `pcp`, `nat_pmp`, `upnp`; none answered: empty; not tried: none.
-    pub port_mapping: Option<Vec<String>>,
-    /// Every server with what came of it.
-    pub servers: Vec<ServerReport>,
-}
-
-/// RFC 4787 kinds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum NatKind {
-    /// Not found out: too few servers, or the server cannot help.
-    #[default]
-    Unknown,
-    /// There is no NAT: own address equals public address.
-    None,
-    /// Same for every destination.
-    EndpointIndependent,
-    /// By destination address.
-    AddressDependent,
-    /// By destination address and port.
-    AddressAndPortDependent,
-    /// Nothing comes through at all.
-    Blocked,
-}
-
-/// One server in a report.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct ServerReport {
-    /// The server.
-    pub server: SocketAddr,
-    /// `stun`, `turn udp`, `turn tcp`, `turn tls`.
-    pub service: String,
-    /// Round trip, microseconds; none where it did not answer.
-    pub rtt_us: Option<u64>,
-    /// What went wrong, one sentence.
-    pub fault: Option<String>,
 }

@@ -135,7 +135,8 @@ impl Gatherer {
         self.network_changed(now);
     }
 
-    /// The STUN servers to ask; the first few of each family are.
+    /// The STUN servers to ask; the first few of each family are. Of several ports at one address only the lowest: the
+    /// others would say the same, and are left to [`crate::netcheck`], which needs ports that the NAT has not heard of.
     pub fn set_servers(&mut self, now: Instant, servers: &[SocketAddr]) {
         let mut wanted: Vec<SocketAddr> = Vec::new();
         for server in servers.iter().map(|server| plain(*server)) {
@@ -143,8 +144,10 @@ impl Gatherer {
                 .iter()
                 .filter(|known| known.is_ipv4() == server.is_ipv4())
                 .count();
-            if same_family < limits::STUN_SERVERS && !wanted.contains(&server) {
-                wanted.push(server);
+            match wanted.iter_mut().find(|known| known.ip() == server.ip()) {
+                Some(known) => known.set_port(known.port().min(server.port())),
+                None if same_family < limits::STUN_SERVERS => wanted.push(server),
+                None => {}
             }
         }
         self.servers.retain(|server| wanted.contains(&server.address));

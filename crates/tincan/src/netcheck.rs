@@ -3,7 +3,10 @@
 //! Promises: a report within about ten seconds whatever the network does; what was not found out is said with its
 //! reason. Refuses to know: sockets (the shell chooses the shared one or another), TURN (its relays tell themselves).
 //!
-//! Order matters: whether strangers may answer is tested before anything is sent to the server's other address.
+//! Order matters: whether strangers may answer is tested before anything is sent to the server's other address or port.
+//! So of several servers at one address the lowest port is asked first, the one that [`crate::gather`] keeps asking.
+//!
+//! One address with two ports tells whether the NAT goes by ports; whether it goes by addresses only a second one can.
 
 mod family;
 #[cfg(test)]
@@ -70,6 +73,7 @@ impl MappingKind {
         match self {
             MappingKind::NoNat => NatKind::None,
             MappingKind::EndpointIndependent => NatKind::EndpointIndependent,
+            MappingKind::PortIndependent => NatKind::PortIndependent,
             MappingKind::AddressDependent => NatKind::AddressDependent,
             MappingKind::AddressAndPortDependent | MappingKind::Dependent => NatKind::AddressAndPortDependent,
             MappingKind::Unknown { .. } => NatKind::Unknown,
@@ -81,6 +85,7 @@ impl FilteringKind {
     fn to_api(&self) -> NatKind {
         match self {
             FilteringKind::EndpointIndependent => NatKind::EndpointIndependent,
+            FilteringKind::PortIndependent => NatKind::PortIndependent,
             FilteringKind::AddressDependent => NatKind::AddressDependent,
             FilteringKind::AddressAndPortDependent => NatKind::AddressAndPortDependent,
             FilteringKind::Unknown { .. } => NatKind::Unknown,
@@ -121,6 +126,8 @@ pub enum MappingKind {
     NoNat,
     /// One mapping for all destinations.
     EndpointIndependent,
+    /// One for all ports of an address; no second address was there to ask.
+    PortIndependent,
     /// One for each address.
     AddressDependent,
     /// One for each address and port ("symmetric").
@@ -139,6 +146,8 @@ pub enum MappingKind {
 pub enum FilteringKind {
     /// Everybody.
     EndpointIndependent,
+    /// All ports of an address that we sent to; other addresses were not there to try.
+    PortIndependent,
     /// Addresses we sent to.
     AddressDependent,
     /// Addresses and ports we sent to.
@@ -174,6 +183,8 @@ enum Purpose {
     FromElsewhere,
     /// Whether an answer from another port gets in.
     FromOtherPort,
+    /// Whether the server knows the question about ports.
+    FromSamePort,
     /// Whether our own datagram to our mapped address gets in.
     Hairpin,
     /// How the server's other address sees us.
@@ -234,8 +245,13 @@ impl NetCheck {
             outbox: VecDeque::new(),
             report: None,
         };
-        for server in wanted.into_iter().filter(|server| has_family(own, *server)) {
-            check.ask(now, usize::from(server.is_ipv6()), Purpose::Basic, server);
+        for server in wanted.iter().copied().filter(|server| has_family(own, *server)) {
+            let family = usize::from(server.is_ipv6());
+            let has_lower = |other: &SocketAddr| other.ip() == server.ip() && other.port() < server.port();
+            match wanted.iter().any(has_lower) {
+                true => check.families[family].later.push(server),
+                false => check.ask(now, family, Purpose::Basic, server),
+            }
         }
         check.advance(now);
         check
@@ -324,6 +340,7 @@ impl NetCheck {
         let change = match purpose {
             Purpose::FromElsewhere => Some(ChangeRequest::AddressAndPort),
             Purpose::FromOtherPort => Some(ChangeRequest::Port),
+            Purpose::FromSamePort => Some(ChangeRequest::Nothing),
             _ => None,
         };
         self.families[family].probes.push(Probe {

@@ -77,6 +77,7 @@ fn kind(kind: NatKind) -> &'static str {
         NatKind::Unknown => "unknown (the servers cannot tell)",
         NatKind::None => "none",
         NatKind::EndpointIndependent => "endpoint-independent",
+        NatKind::PortIndependent => "not by port (a second server would tell whether by address)",
         NatKind::AddressDependent => "address-dependent",
         NatKind::AddressAndPortDependent => "address-and-port-dependent",
         NatKind::Blocked => "blocked",
@@ -90,6 +91,10 @@ fn verdict(report: &NetReport) -> &'static str {
         _ if !report.udp => "UDP does not pass: links go through a relay over TCP or TLS",
         NatKind::None => "a public address: direct links with almost everybody",
         NatKind::EndpointIndependent => "a friendly NAT: direct links but with symmetric NATs and where UDP is blocked",
+        // NATs that map by address alone hardly exist.
+        NatKind::PortIndependent => {
+            "most likely a friendly NAT: direct links but with symmetric NATs and where UDP is blocked"
+        }
         NatKind::AddressDependent | NatKind::AddressAndPortDependent => {
             "a symmetric NAT: direct links only with public addresses and open NATs, else through a relay"
         }

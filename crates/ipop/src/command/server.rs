@@ -13,7 +13,8 @@ use crate::state::StateDir;
     after_help = "Prints the address to give to `ipop create --server`; it holds the server's key and the token that lets nodes register, so treat it as a password.\n\nExamples:\n  ipop server --listen 203.0.113.1:5222 --domain rdv.example.org\n  ipop server --listen 0.0.0.0:5222 --listen '[::]:5222' --advertise rdv.example.org:5222"
 )]
 pub(super) struct Server {
-    /// Address and port for everything: XMPP, TURN over TCP and TLS (TCP), STUN and TURN (UDP). May be given again.
+    /// Address and port for everything: XMPP, TURN over TCP and TLS (TCP), STUN and TURN (UDP). The next UDP port, if
+    /// free, answers STUN too, so that `ipop netcheck` can test NATs: let it through firewalls. May be given again.
     #[arg(long, required = true, value_name = "ADDR:PORT")]
     listen: Vec<SocketAddr>,
     /// XMPP domain.

@@ -30,6 +30,7 @@ pub fn fuzz_hub(bytes: &[u8]) {
     let offer = TurnOffer {
         host: None,
         udp: Some(3478),
+        udp_second: Some(3479),
         tcp: Some(3478),
         secret: vec![1; 32],
         lifetime_secs: 3600,

@@ -1,7 +1,8 @@
 //! The embedded rendezvous server: XMPP, STUN and TURN for a family or a lab, on one port.
 //!
 //! TCP port P speaks XMPP with STARTTLS, XMPP over direct TLS, TURN over TCP and TURN over TLS, told apart by
-//! the first byte; UDP port P speaks STUN and TURN.
+//! the first byte; UDP port P speaks STUN and TURN, and the next free one (P + 1, if it can be had) STUN alone, for
+//! clients that test their NATs.
 //!
 //! Promises: an ordinary XMPP client can register (with the token), meet others in rooms and find STUN
 //! and TURN; strangers cost bounded memory and time ([`limits`]); nothing a client sends ends the server.
@@ -107,6 +108,8 @@ pub struct Running {
     pub tcp: Vec<SocketAddr>,
     /// UDP addresses as bound.
     pub udp: Vec<SocketAddr>,
+    /// The UDP port for STUN alone beside the first of these, if one was free.
+    pub udp_second: Option<u16>,
 }
 
 /// Why the server cannot start or go on.
@@ -188,7 +191,7 @@ pub struct Server {
     shared: Arc<Shared>,
     running: Running,
     listeners: Vec<TcpListener>,
-    udp: Vec<tokio::net::UdpSocket>,
+    udp: Vec<turn::UdpDoor>,
 }
 
 impl Server {
@@ -213,23 +216,24 @@ impl Server {
             .iter()
             .map(|a| listen(*a))
             .collect::<Result<Vec<_>, _>>()?;
-        let udp = config
-            .turn
-            .listen
-            .iter()
-            .map(|a| turn::bind(*a))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut udp: Vec<turn::UdpDoor> = Vec::new();
+        for address in &config.turn.listen {
+            let wished = udp.first().and_then(turn::UdpDoor::second_port);
+            udp.push(turn::UdpDoor::bind(*address, wished)?);
+        }
         let running = Running {
             domain: domain.clone(),
             pin,
             token: store.token().to_owned(),
             tcp: listeners.iter().filter_map(|l| l.local_addr().ok()).collect(),
-            udp: udp.iter().filter_map(|s| s.local_addr().ok()).collect(),
+            udp: udp.iter().filter_map(turn::UdpDoor::address).collect(),
+            udp_second: udp.first().and_then(turn::UdpDoor::second_port),
         };
         let secret = BASE64.encode(&store.secret("turn")).into_bytes();
         let offer = TurnOffer {
             host: config.public_host.clone(),
             udp: running.udp.first().map(SocketAddr::port),
+            udp_second: running.udp_second,
             tcp: running.tcp.first().map(SocketAddr::port),
             secret: secret.clone(),
             lifetime_secs: config.turn.credential_lifetime.as_secs(),
@@ -277,8 +281,8 @@ impl Server {
         for listener in self.listeners {
             tasks.spawn(door::accept(listener, self.shared.clone(), stopped.clone()));
         }
-        for socket in self.udp {
-            tasks.spawn(turn::serve_udp(socket, self.shared.clone(), stopped.clone()));
+        for door in self.udp {
+            tasks.spawn(door.serve(self.shared.clone(), stopped.clone()));
         }
         shutdown.await;
         let _ = stop.send(true);

@@ -71,6 +71,8 @@ pub(super) struct TurnOffer {
     pub(super) host: Option<String>,
     /// STUN and TURN over UDP.
     pub(super) udp: Option<u16>,
+    /// STUN alone, over UDP: with the other port clients can test NATs.
+    pub(super) udp_second: Option<u16>,
     /// TURN over TCP and TLS.
     pub(super) tcp: Option<u16>,
     pub(super) secret: Vec<u8>,
@@ -93,7 +95,9 @@ impl TurnOffer {
         let kinds = kinds
             .into_iter()
             .filter(|(kind, _)| only.is_none_or(|only| only == *kind));
-        let services = kinds.filter_map(|(kind, transport)| self.service(asker, kind, transport));
+        let services =
+            kinds.flat_map(|(kind, transport)| self.ports(kind, transport).map(move |port| (kind, transport, port)));
+        let services = services.map(|(kind, transport, port)| self.service(asker, kind, transport, port));
         let mut query = Element::new("services", NS_EXTDISCO).children_from(services);
         if let Some(only) = only {
             query.set("type", only);
@@ -108,16 +112,23 @@ impl TurnOffer {
         let transports = ["udp", "tcp"]
             .into_iter()
             .filter(|t| transport.is_none_or(|asked| asked == *t));
-        let service = transports.filter_map(|t| self.service(asker, kind, t)).next()?;
+        let mut ports = transports.flat_map(|t| self.ports(kind, t).map(move |port| (t, port)));
+        let (transport, port) = ports.next()?;
+        let service = self.service(asker, kind, transport, port);
         Some(Element::new("credentials", NS_EXTDISCO).child(service))
     }
 
-    fn service(&self, asker: &Asker<'_>, kind: &str, transport: &str) -> Option<Element> {
-        let port = match (kind, transport) {
-            ("stun" | "turn", "udp") => self.udp?,
-            ("turn" | "turns", "tcp") => self.tcp?,
-            _ => return None,
+    fn ports(&self, kind: &str, transport: &str) -> impl Iterator<Item = u16> + use<> {
+        let ports = match (kind, transport) {
+            ("stun", "udp") => [self.udp, self.udp_second],
+            ("turn", "udp") => [self.udp, None],
+            ("turn" | "turns", "tcp") => [self.tcp, None],
+            _ => [None, None],
         };
+        ports.into_iter().flatten()
+    }
+
+    fn service(&self, asker: &Asker<'_>, kind: &str, transport: &str, port: u16) -> Element {
         let host = self
             .host
             .clone()
@@ -128,12 +139,12 @@ impl TurnOffer {
             .with("host", host)
             .with("port", port.to_string());
         if kind == "stun" {
-            return Some(service);
+            return service;
         }
         let expiry = asker.now.saturating_add(self.lifetime_secs);
         let made = credentials::issue(&self.secret, asker.user, expiry);
         let service = service.with("username", made.username).with("password", made.password);
-        Some(service.with("expires", timestamp(expiry)).with("restricted", "true"))
+        service.with("expires", timestamp(expiry)).with("restricted", "true")
     }
 }
 

@@ -159,6 +159,21 @@ fn a_silent_server_is_asked_four_times_and_told_once() {
 }
 
 #[test]
+fn of_several_ports_at_one_address_the_lowest_is_asked() {
+    let now = Instant::now();
+    let mut gatherer = gatherer(now, &[address("10.0.0.2", true)]);
+    gatherer.set_servers(
+        now,
+        &["198.51.100.1:3479", "198.51.100.1:3478", "198.51.100.2:9"].map(at),
+    );
+    gatherer.set_active(now, true);
+    let asked: Vec<SocketAddr> = std::iter::from_fn(|| gatherer.poll_transmit())
+        .map(|t| t.remote)
+        .collect();
+    assert_eq!(asked, ["198.51.100.1:3478", "198.51.100.2:9"].map(at));
+}
+
+#[test]
 fn another_network_drops_what_was_seen_from_the_old_one_and_asks_anew() {
     let now = Instant::now();
     let mut gatherer = gatherer(now, &[address("10.0.0.2", true)]);

@@ -19,6 +19,8 @@ const OTHER_ADDRESS: u16 = 0x802c;
 /// From where a server is asked to answer (RFC 5780 section 7.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeRequest {
+    /// From where it was asked: tells whether it knows the question at all.
+    Nothing,
     /// From its other port.
     Port,
     /// From its other address and other port.
@@ -33,6 +35,7 @@ pub fn binding_request(id: TransactionId, change: Option<ChangeRequest>) -> Vec<
     bytes.extend_from_slice(&id);
     if let Some(change) = change {
         let flags = match change {
+            ChangeRequest::Nothing => 0,
             ChangeRequest::Port => 2,
             ChangeRequest::AddressAndPort => 6,
         };

@@ -7,9 +7,11 @@ use super::{FamilyReport, FilteringKind, MappingKind, Outcome, Probe, Purpose};
 #[derive(Default)]
 pub(super) struct Family {
     pub(super) probes: Vec<Probe>,
+    /// Other ports of servers: to be asked when the filter has been tested.
+    pub(super) later: Vec<SocketAddr>,
 }
 
-/// A server that can test NATs, and its other address.
+/// A server that can test NATs, and its other address, or its other port.
 #[derive(Clone, Copy)]
 struct Tester {
     server: SocketAddr,
@@ -28,16 +30,26 @@ impl Family {
 
     /// What to ask now: one stage after the other, each when the one before is over.
     pub(super) fn next_questions(&self) -> Vec<(Purpose, SocketAddr)> {
-        let (Some(first), false) = (self.first_answer(), self.is_open()) else {
+        if self.is_open() {
             return Vec::new();
+        }
+        let Some(first) = self.first_answer() else {
+            return self.later_questions();
         };
         if self.asked(Purpose::Hairpin).is_none() {
             let mut questions = vec![(Purpose::Hairpin, first.1)];
-            questions.extend(self.tester().map(|tester| (Purpose::FromElsewhere, tester.server)));
+            match (self.tester(), self.two_ports()) {
+                (Some(tester), _) => questions.push((Purpose::FromElsewhere, tester.server)),
+                (None, Some(pair)) => {
+                    questions.push((Purpose::FromOtherPort, pair.server));
+                    questions.push((Purpose::FromSamePort, pair.server));
+                }
+                (None, None) => {}
+            }
             return questions;
         }
         let Some(tester) = self.tester() else {
-            return Vec::new();
+            return self.later_questions();
         };
         let strangers_answer = self.answered(Purpose::FromElsewhere).is_some();
         if !strangers_answer && !self.refuses_change() && self.asked(Purpose::FromOtherPort).is_none() {
@@ -50,7 +62,17 @@ impl Family {
         if self.asked(Purpose::OtherAddressAndPort).is_none() {
             return vec![(Purpose::OtherAddressAndPort, tester.other)];
         }
-        Vec::new()
+        self.later_questions()
+    }
+
+    fn later_questions(&self) -> Vec<(Purpose, SocketAddr)> {
+        let open = self.later.iter().filter(|server| !self.has_asked(**server));
+        open.map(|server| (Purpose::Basic, *server)).collect()
+    }
+
+    fn has_asked(&self, server: SocketAddr) -> bool {
+        let mut basics = self.probes.iter().filter(|probe| probe.purpose == Purpose::Basic);
+        basics.any(|probe| probe.target == server)
     }
 
     pub(super) fn report(&self) -> Option<FamilyReport> {
@@ -109,9 +131,20 @@ impl Family {
             })
     }
 
+    /// A server that answered, and its other port, which was not asked before the filter was tested.
+    fn two_ports(&self) -> Option<Tester> {
+        let first = self.probes.iter().filter_map(basic_answer);
+        let mut first = first.filter(|(server, _)| !self.later.contains(server));
+        first.find_map(|(server, _)| {
+            let mut others = self.later.iter().filter(|other| other.ip() == server.ip());
+            others.next().map(|other| Tester { server, other: *other })
+        })
+    }
+
     /// The server said it could and then refused, or answered from where it was asked.
     fn refuses_change(&self) -> bool {
-        [Purpose::FromElsewhere, Purpose::FromOtherPort].iter().any(|purpose| {
+        let changes = [Purpose::FromElsewhere, Purpose::FromOtherPort];
+        changes.iter().any(|purpose| {
             self.asked(*purpose).is_some_and(|probe| match &probe.outcome {
                 Some(Outcome::Refused(_)) => true,
                 Some(Outcome::Answered { from, .. }) => *from == probe.target,
@@ -150,15 +183,19 @@ impl Family {
         let ports_differ = pairs().any(|(a, b)| a.0.ip() == b.0.ip() && a.1 != b.1);
         let ports_agree = pairs().any(|(a, b)| a.0.ip() == b.0.ip() && a.0 != b.0 && a.1 == b.1);
         if !pairs().any(|pair| other_address(&pair)) {
-            return MappingKind::Unknown {
-                reason: "only one STUN server answered; two, or one with RFC 5780, are needed",
+            return match (ports_differ, ports_agree) {
+                (true, _) => MappingKind::AddressAndPortDependent,
+                (false, true) => MappingKind::PortIndependent,
+                (false, false) => MappingKind::Unknown {
+                    reason: "only one STUN server answered; two, or one with RFC 5780, are needed",
+                },
             };
         }
         match pairs().filter(other_address).all(|(a, b)| a.1 == b.1) {
-            true => MappingKind::EndpointIndependent,
-            false if ports_differ => MappingKind::AddressAndPortDependent,
-            false if ports_agree => MappingKind::AddressDependent,
-            false => MappingKind::Dependent,
+            true if !ports_differ => MappingKind::EndpointIndependent,
+            _ if ports_differ => MappingKind::AddressAndPortDependent,
+            _ if ports_agree => MappingKind::AddressDependent,
+            _ => MappingKind::Dependent,
         }
     }
 
@@ -168,10 +205,16 @@ impl Family {
                 reason: "no STUN server answered",
             };
         }
-        if self.tester().is_none() || self.refuses_change() {
-            return FilteringKind::Unknown {
-                reason: "no STUN server supports the test (RFC 5780)",
-            };
+        let unsupported = FilteringKind::Unknown {
+            reason: "no STUN server supports the test (RFC 5780)",
+        };
+        if self.refuses_change() {
+            return unsupported;
+        }
+        if self.tester().is_none() {
+            return self
+                .two_ports()
+                .map_or(unsupported, |pair| self.filtering_by_ports(pair));
         }
         if self.answered(Purpose::FromElsewhere).is_some() {
             FilteringKind::EndpointIndependent
@@ -179,6 +222,19 @@ impl Family {
             FilteringKind::AddressDependent
         } else {
             FilteringKind::AddressAndPortDependent
+        }
+    }
+
+    /// Silence tells of the NAT only if the server knows the question, and its other port works.
+    fn filtering_by_ports(&self, pair: Tester) -> FilteringKind {
+        let knows = self.answered(Purpose::FromSamePort).is_some();
+        let works = matches!(self.basic(pair.other), Some(Outcome::Answered { .. }));
+        match self.answered(Purpose::FromOtherPort) {
+            Some(_) => FilteringKind::PortIndependent,
+            None if knows && works => FilteringKind::AddressAndPortDependent,
+            None => FilteringKind::Unknown {
+                reason: "the STUN server's other port cannot be used for the test",
+            },
         }
     }
 }

@@ -31,6 +31,8 @@ struct Net {
     testers: Vec<(SocketAddr, SocketAddr)>,
     plain: Vec<SocketAddr>,
     ignores_change: bool,
+    /// Behind a firewall of the server's.
+    closed: Option<SocketAddr>,
     outside: BTreeMap<(Option<std::net::IpAddr>, Option<u16>), SocketAddr>,
     seen: BTreeSet<SocketAddr>,
 }
@@ -45,6 +47,7 @@ impl Net {
             testers: vec![(at("198.51.100.1:3478"), at("198.51.100.2:3479"))],
             plain: Vec::new(),
             ignores_change: false,
+            closed: None,
             outside: BTreeMap::new(),
             seen: BTreeSet::new(),
         }
@@ -83,6 +86,9 @@ impl Net {
         if self.outside.values().any(|own| *own == target) {
             return self.hairpin.then(|| (source, bytes.to_vec()));
         }
+        if self.closed == Some(target) {
+            return None;
+        }
         let flags = bytes.get(27).copied().filter(|_| !self.ignores_change).unwrap_or(0);
         for (first, second) in self.testers.clone() {
             let ips = [first.ip(), second.ip()];
@@ -94,9 +100,9 @@ impl Net {
             let ip = ips[swap(flags & 4 != 0, target.ip() == ips[1])];
             let port = ports[swap(flags & 2 != 0, target.port() == ports[1])];
             let from = SocketAddr::new(ip, port);
-            return self
-                .admits(from)
-                .then(|| (from, binding_answer(bytes, source, Some(second))));
+            let other = (ips[0] != ips[1]).then_some(second);
+            let passes = self.admits(from) && self.closed != Some(from);
+            return passes.then(|| (from, binding_answer(bytes, source, other)));
         }
         let known = self.plain.contains(&target);
         known.then(|| (target, binding_answer(bytes, source, None)))
@@ -153,6 +159,76 @@ fn every_kind_of_nat_is_told_by_one_testing_server() {
                 mapping == Kind::None
             );
         }
+    }
+}
+
+#[test]
+fn one_address_with_two_ports_tells_whether_a_nat_goes_by_ports() {
+    let kinds = [Kind::None, Kind::Endpoint, Kind::Address, Kind::AddressAndPort];
+    let (first, second) = (at("198.51.100.1:3478"), at("198.51.100.1:3479"));
+    for mapping in kinds {
+        for filtering in &kinds[1..] {
+            let mut net = Net::new(mapping, *filtering);
+            net.testers = vec![(first, second)];
+            let (report, took) = net.check(&[second, first]);
+            assert!(took < Duration::from_secs(8), "{took:?}");
+            let v4 = report.ipv4.unwrap();
+            let expected = match mapping {
+                Kind::None => MappingKind::NoNat,
+                Kind::Endpoint | Kind::Address => MappingKind::PortIndependent,
+                Kind::AddressAndPort => MappingKind::AddressAndPortDependent,
+            };
+            assert_eq!(v4.mapping, expected);
+            let expected = match filtering {
+                Kind::None | Kind::Endpoint | Kind::Address => FilteringKind::PortIndependent,
+                Kind::AddressAndPort => FilteringKind::AddressAndPortDependent,
+            };
+            assert_eq!(v4.filtering, expected, "behind mapping {mapping:?}");
+            assert!(report.servers.iter().all(|server| server.rtt.is_some()));
+        }
+    }
+}
+
+#[test]
+fn a_second_address_with_two_ports_proves_the_mapping() {
+    let servers = [
+        "198.51.100.1:3478",
+        "198.51.100.1:3479",
+        "192.0.2.7:3478",
+        "192.0.2.7:3479",
+    ]
+    .map(at);
+    for (mapping, expected) in [
+        (Kind::Endpoint, MappingKind::EndpointIndependent),
+        (Kind::Address, MappingKind::AddressDependent),
+        (Kind::AddressAndPort, MappingKind::AddressAndPortDependent),
+    ] {
+        let mut net = Net::new(mapping, Kind::AddressAndPort);
+        net.testers = vec![(servers[0], servers[1]), (servers[2], servers[3])];
+        let v4 = net.check(&servers).0.ipv4.unwrap();
+        assert_eq!(v4.mapping, expected);
+        assert_eq!(v4.filtering, FilteringKind::AddressAndPortDependent);
+    }
+}
+
+#[test]
+fn a_closed_port_of_a_server_is_not_taken_for_a_filter() {
+    let (first, second) = (at("198.51.100.1:3478"), at("198.51.100.1:3479"));
+    for closed in [first, second] {
+        let mut net = Net::new(Kind::Endpoint, Kind::Endpoint);
+        net.testers = vec![(first, second)];
+        net.closed = Some(closed);
+        let (report, took) = net.check(&[first, second]);
+        assert!(took < Duration::from_secs(8), "{took:?}");
+        let v4 = report.ipv4.unwrap();
+        assert!(v4.works && matches!(v4.mapping, MappingKind::Unknown { .. }));
+        assert!(
+            matches!(v4.filtering, FilteringKind::Unknown { .. }),
+            "{:?}",
+            v4.filtering
+        );
+        let silent: Vec<bool> = report.servers.iter().map(|server| server.problem.is_some()).collect();
+        assert_eq!(silent, [closed == first, closed == second]);
     }
 }
 

@@ -240,8 +240,9 @@ impl Node {
         };
         let strictness = |kind: NatKind| match kind {
             NatKind::EndpointIndependent => 1,
-            NatKind::AddressDependent => 2,
-            NatKind::AddressAndPortDependent => 3,
+            NatKind::PortIndependent => 2,
+            NatKind::AddressDependent => 3,
+            NatKind::AddressAndPortDependent => 4,
             NatKind::Unknown | NatKind::None | NatKind::Blocked => 0,
         };
         let found = strictness(report.filtering);

@@ -202,6 +202,7 @@ async fn discovery_names_rooms_and_turn() {
         all,
         [
             "stun udp 127.0.0.1",
+            "stun udp 127.0.0.1",
             "turn udp 127.0.0.1",
             "turn tcp 127.0.0.1",
             "turns tcp 127.0.0.1"

@@ -301,23 +301,63 @@ async fn two_clients_meet_at_their_relays() {
     assert_eq!(one.until_heard().await, b"from two");
 }
 
-#[tokio::test]
-async fn a_binding_request_needs_no_account() {
-    use stun_proto::types::attribute::XorMappedAddress;
+/// A Binding request, if wanted with CHANGE-REQUEST; gives where the answer came from and whom it saw, or the error's code.
+async fn bound(socket: &UdpSocket, server: SocketAddr, change: Option<u8>) -> (SocketAddr, Result<SocketAddr, u16>) {
+    use stun_proto::types::attribute::{AttributeType, ErrorCode, RawAttribute, XorMappedAddress};
     use stun_proto::types::message::{BINDING, Message, MessageWriteVec};
     use stun_proto::types::prelude::*;
+    let mut request = Message::builder_request(BINDING, MessageWriteVec::new());
+    if let Some(flags) = change {
+        let change = RawAttribute::new(AttributeType::new(3), &[0, 0, 0, flags]).into_owned();
+        request.add_attribute(&change).unwrap();
+    }
+    socket.send_to(&request.finish(), server).await.unwrap();
+    let mut buffer = [0; 500];
+    let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
+    let answer = Message::from_bytes(&buffer[..length]).unwrap();
+    let mapped = answer.attribute::<XorMappedAddress>();
+    let mapped = mapped.map(|mapped| mapped.addr(answer.transaction_id()));
+    (
+        from,
+        mapped.map_err(|_| answer.attribute::<ErrorCode>().unwrap().code()),
+    )
+}
+
+#[tokio::test]
+async fn a_binding_request_needs_no_account_and_can_ask_for_the_other_port() {
     let house = House::open().await;
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let request = Message::builder_request(BINDING, MessageWriteVec::new()).finish();
-    socket.send_to(&request, house.running.udp[0]).await.unwrap();
-    let mut buffer = [0; 500];
-    let (length, _) = socket.recv_from(&mut buffer).await.unwrap();
-    let answer = Message::from_bytes(&buffer[..length]).unwrap();
-    let mapped = answer
-        .attribute::<XorMappedAddress>()
-        .unwrap()
-        .addr(answer.transaction_id());
-    assert_eq!(mapped, socket.local_addr().unwrap());
+    let own = socket.local_addr().unwrap();
+    let main = house.running.udp[0];
+    let second = SocketAddr::new(main.ip(), house.running.udp_second.unwrap());
+    assert!(second.port() > main.port(), "clients keep to the lowest");
+    for (asked, other) in [(main, second), (second, main)] {
+        assert_eq!(bound(&socket, asked, None).await, (asked, Ok(own)));
+        assert_eq!(bound(&socket, asked, Some(0)).await, (asked, Ok(own)));
+        assert_eq!(bound(&socket, asked, Some(2)).await, (other, Ok(own)));
+        assert_eq!(bound(&socket, asked, Some(6)).await, (asked, Err(420)));
+    }
+}
+
+#[tokio::test]
+async fn the_second_port_is_offered_for_stun_and_speaks_nothing_else() {
+    let house = House::open().await;
+    let mut ann = house.member("ann").await;
+    let asked = "<services xmlns='urn:xmpp:extdisco:2' type='stun'/>";
+    let answer = ann.ask(DOMAIN, "get", asked).await;
+    let services = answer.elements().next().unwrap().elements();
+    let ports: Vec<u16> = services.map(|s| s.attr("port").unwrap().parse().unwrap()).collect();
+    let second = house.running.udp_second.unwrap();
+    assert_eq!(ports, [house.running.udp[0].port(), second]);
+    // An Allocate request, which the main port would challenge: the next answer is the Binding's.
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let allocate = [&[0, 3, 0, 0, 0x21, 0x12, 0xa4, 0x42][..], &[6; 12]].concat();
+    let second = SocketAddr::new(house.running.udp[0].ip(), second);
+    socket.send_to(&allocate, second).await.unwrap();
+    assert_eq!(
+        bound(&socket, second, None).await,
+        (second, Ok(socket.local_addr().unwrap()))
+    );
 }
 
 #[tokio::test]

@@ -29,6 +29,8 @@ pub(super) const MESSAGE_BYTES: usize = 65_535 + 64;
 pub(super) const STREAM_QUEUE: usize = 128;
 /// How long a TCP or TLS client may be without allocation.
 pub(super) const STREAM_IDLE: Duration = Duration::from_secs(10);
+/// Ports after the main one that are tried for the second: near, so that a firewall rule can name both.
+pub(super) const SECOND_PORT_TRIES: u16 = 32;
 /// Tries to find a free port in the configured range.
 pub(super) const PORT_TRIES: u32 = 32;
 /// The largest datagram of a peer that is carried; ours stay below 1500 bytes, and each allocation holds

@@ -19,20 +19,21 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
 use data_encoding::BASE64URL_NOPAD;
-use stun_proto::types::attribute::{ErrorCode, Fingerprint, Nonce, Realm, Username, XorMappedAddress};
+use stun_proto::types::AddressFamily;
+use stun_proto::types::attribute::{ErrorCode, Nonce, Realm, Username, XorMappedAddress};
 use stun_proto::types::attribute::{MessageIntegrity, MessageIntegritySha256};
 use stun_proto::types::message::{
     BINDING, IntegrityAlgorithm, IntegrityKey, LongTermKeyCredentials, Message, MessageClass, TransactionId,
 };
 use stun_proto::types::prelude::*;
-use stun_proto::types::{AddressFamily, attribute::AttributeType};
 use subtle::ConstantTimeEq;
 use turn_types::attribute::{
     ChannelNumber, Data, DontFragment, EvenPort, Lifetime, RequestedAddressFamily, RequestedTransport,
-    ReservationToken, XorPeerAddress, XorRelayedAddress,
+    ReservationToken, XorRelayedAddress,
 };
 use turn_types::message::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, REFRESH, SEND};
 
+use super::binding::{self, Answer, Ports};
 use super::peers::Policy;
 use super::{credentials, limits, wire};
 
@@ -135,21 +136,6 @@ struct Proven {
     key: IntegrityKey,
 }
 
-const KNOWN: &[AttributeType] = &[
-    Username::TYPE,
-    Realm::TYPE,
-    Nonce::TYPE,
-    MessageIntegrity::TYPE,
-    MessageIntegritySha256::TYPE,
-    Fingerprint::TYPE,
-    Lifetime::TYPE,
-    RequestedTransport::TYPE,
-    RequestedAddressFamily::TYPE,
-    XorPeerAddress::TYPE,
-    ChannelNumber::TYPE,
-    Data::TYPE,
-];
-
 impl Machine {
     /// `secret` is what credentials are made with, `nonce_secret` fresh for each start.
     pub(super) fn new(
@@ -191,7 +177,10 @@ impl Machine {
             return Action::Nothing;
         };
         match (message.class(), message.method()) {
-            (MessageClass::Request, BINDING) => Action::reply(binding(&client, &message)),
+            (MessageClass::Request, BINDING) => match binding::answer(client.peer, &message, Ports::One) {
+                Some(Answer::FromHere(bytes) | Answer::FromOtherPort(bytes)) => Action::Reply(bytes),
+                None => Action::Nothing,
+            },
             (MessageClass::Request, _) => self.request(client, &message, now, unix),
             (MessageClass::Indication, SEND) => self.send(&client, &message, now).unwrap_or(Action::Nothing),
             _ => Action::Nothing,
@@ -213,7 +202,7 @@ impl Machine {
                 };
             }
         };
-        if let Some(unknown) = wire::unknown(message, KNOWN) {
+        if let Some(unknown) = wire::unknown(message, wire::KNOWN) {
             return Action::Reply(unknown);
         }
         if self.allocations.get(&client).is_some_and(|a| a.user != proven.user) {
@@ -613,14 +602,6 @@ impl Budget {
         self.left = self.left.saturating_sub(1);
         granted
     }
-}
-
-fn binding(client: &Client, message: &Message<'_>) -> Option<Vec<u8>> {
-    if let Some(unknown) = wire::unknown(message, KNOWN) {
-        return Some(unknown);
-    }
-    let mapped = XorMappedAddress::new(wire::canonical(client.peer), message.transaction_id());
-    wire::success(message, &[&mapped], None)
 }
 
 fn allocated(client: &Client, request: &Message<'_>, allocation: &Allocation, key: &IntegrityKey) -> Option<Vec<u8>> {

@@ -4,6 +4,7 @@
 //! allocation does. Everything else happens where a client's message arrives. A datagram that cannot be
 //! passed on at once is lost, as datagrams may be; nothing waits for a slow client.
 
+mod binding;
 pub(super) mod credentials;
 mod fuzzing;
 mod limits;
@@ -31,6 +32,7 @@ use tokio::time::timeout;
 use super::link::Wire;
 use super::session::unix_now;
 use super::{ServerError, Shared, bound_socket, store};
+use binding::{Answer, Ports};
 #[doc(hidden)]
 pub use fuzzing::fuzz_relay;
 use machine::{Action, Client, Machine, Open, Quotas, RelayId, Transport};
@@ -121,18 +123,73 @@ impl Back {
     }
 }
 
-/// Binds a UDP socket for clients.
-pub(super) fn bind(address: SocketAddr) -> Result<UdpSocket, ServerError> {
-    udp_socket(address).map_err(|source| ServerError::Listen { address, source })
-}
-
 fn udp_socket(address: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::from_std(bound_socket(address, socket2::Type::DGRAM)?.into())
 }
 
-/// Serves the clients of one UDP socket until the server stops.
-pub(super) async fn serve_udp(socket: UdpSocket, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
-    let socket = Arc::new(socket);
+/// The UDP sockets of one address: one for STUN and TURN, and where a port was free one for STUN alone, so that clients
+/// can find out whether their NATs tell ports apart.
+pub(super) struct UdpDoor {
+    main: Arc<UdpSocket>,
+    second: Option<Arc<UdpSocket>>,
+}
+
+impl UdpDoor {
+    /// Binds both. `wished` is the second port of another address: one port for all is what XEP-0215 can tell.
+    pub(super) fn bind(address: SocketAddr, wished: Option<u16>) -> Result<Self, ServerError> {
+        let main = udp_socket(address).map_err(|source| ServerError::Listen { address, source })?;
+        let second = main.local_addr().ok().and_then(|main| second_socket(main, wished));
+        Ok(UdpDoor {
+            main: Arc::new(main),
+            second: second.map(Arc::new),
+        })
+    }
+
+    /// The address for STUN and TURN.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.main.local_addr().ok()
+    }
+
+    /// The port for STUN alone.
+    pub(super) fn second_port(&self) -> Option<u16> {
+        Some(self.second.as_ref()?.local_addr().ok()?.port())
+    }
+
+    /// Serves clients until the server stops.
+    pub(super) async fn serve(self, shared: Arc<Shared>, stopped: watch::Receiver<bool>) {
+        let main = serve_udp(
+            self.main.clone(),
+            self.second.clone(),
+            true,
+            shared.clone(),
+            stopped.clone(),
+        );
+        let second = async {
+            if let Some(second) = self.second {
+                serve_udp(second, Some(self.main), false, shared, stopped).await;
+            }
+        };
+        tokio::join!(main, second);
+    }
+}
+
+/// A socket at a port above the main one: of several STUN ports at one address clients keep talking to the lowest, so that
+/// their NATs have not heard of the others when that is what they test.
+fn second_socket(main: SocketAddr, wished: Option<u16>) -> Option<UdpSocket> {
+    let next = (1..=limits::SECOND_PORT_TRIES).filter_map(|step| main.port().checked_add(step));
+    let ports = wished.into_iter().filter(|port| *port > main.port()).chain(next);
+    let mut sockets = ports.filter_map(|port| udp_socket(SocketAddr::new(main.ip(), port)).ok());
+    sockets.next()
+}
+
+async fn serve_udp(
+    socket: Arc<UdpSocket>,
+    other: Option<Arc<UdpSocket>>,
+    has_turn: bool,
+    shared: Arc<Shared>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let ports = if other.is_some() { Ports::Two } else { Ports::One };
     let Ok(server) = socket.local_addr() else {
         return;
     };
@@ -149,13 +206,23 @@ pub(super) async fn serve_udp(socket: UdpSocket, shared: Arc<Shared>, mut stoppe
                 }
             },
         };
-        let client = Client {
-            transport: Transport::Udp,
-            server,
-            peer,
-        };
         let back = Back::Udp(socket.clone(), peer);
-        shared.turn.handle(&shared, client, &buffer[..length], &back);
+        match binding::answer_datagram(peer, &buffer[..length], ports) {
+            Some(Answer::FromHere(answer)) => back.send(answer),
+            Some(Answer::FromOtherPort(answer)) => {
+                let other = other.clone().unwrap_or_else(|| socket.clone());
+                Back::Udp(other, peer).send(answer);
+            }
+            None if has_turn => {
+                let client = Client {
+                    transport: Transport::Udp,
+                    server,
+                    peer,
+                };
+                shared.turn.handle(&shared, client, &buffer[..length], &back);
+            }
+            None => {}
+        }
     }
 }
 
@@ -370,6 +437,11 @@ pub fn answer_stranger(bytes: &[u8]) -> Option<Vec<u8>> {
     let now = Instant::now();
     let mut machine = Machine::new("test".into(), vec![1], &[1; 32], policy, quotas, now);
     let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+    if let Some(Answer::FromHere(answer) | Answer::FromOtherPort(answer)) =
+        binding::answer_datagram(address, bytes, Ports::Two)
+    {
+        return Some(answer);
+    }
     let client = Client {
         transport: Transport::Udp,
         server: address,
