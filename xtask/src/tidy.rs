@@ -122,7 +122,7 @@ fn notes(root: &Path, faults: &mut Vec<String>) {
 
 fn sources(root: &Path) -> Vec<Source> {
     let mut paths = Vec::new();
-    for folder in ["crates", "xtask", "fuzz", "bench"] {
+    for folder in ["crates", "xtask", "fuzz", "bench", "lab"] {
         collect(&root.join(folder), &mut paths);
     }
     paths.sort();
