@@ -219,41 +219,27 @@ impl Report {
 
 /// Columns of numbers: the first to the left, the others to the right.
 fn aligned(lines: &[Vec<String>]) -> String {
-    let widths = widths(lines);
-    let cell = |(column, text): (usize, &String)| match column {
-        0 => format!("{text:width$}", width = widths[0]),
-        _ => format!("  {text:>width$}", width = widths[column]),
-    };
-    lines
-        .iter()
-        .map(|line| {
-            line.iter()
-                .enumerate()
-                .map(cell)
-                .collect::<String>()
-                .trim_end()
-                .to_owned()
-                + "\n"
-        })
-        .collect()
+    rows(lines, |column, text, width| match column {
+        0 => format!("{text:width$}"),
+        _ => format!("  {text:>width$}"),
+    })
 }
 
 /// Columns of words.
 fn left_aligned(lines: &[Vec<String>]) -> String {
+    rows(lines, |_, text, width| format!("{text:width$}  "))
+}
+
+fn rows(lines: &[Vec<String>], cell: impl Fn(usize, &str, usize) -> String) -> String {
     let widths = widths(lines);
-    let cell = |(column, text): (usize, &String)| format!("{text:width$}  ", width = widths[column]);
-    lines
-        .iter()
-        .map(|line| {
-            line.iter()
-                .enumerate()
-                .map(cell)
-                .collect::<String>()
-                .trim_end()
-                .to_owned()
-                + "\n"
-        })
-        .collect()
+    let row = |line: &Vec<String>| {
+        let cells = line
+            .iter()
+            .enumerate()
+            .map(|(column, text)| cell(column, text, widths[column]));
+        cells.collect::<String>().trim_end().to_owned() + "\n"
+    };
+    lines.iter().map(row).collect()
 }
 
 fn widths(lines: &[Vec<String>]) -> Vec<usize> {

@@ -125,6 +125,8 @@ pub const TARGETS: &[Target] = &[
         tincan::servers::turn_framer,
         rendezvous::turn_frames,
     ),
+    target("tincan_fast_slice", tincan::joined::slice, tincan::joined::super_frames),
+    target("tincan_fast_merge", tincan::joined::merge, tincan::joined::batches),
     target("tincan_fast_inbound", tincan::records::inbound, tincan::records::frames),
     target(
         "tincan_fast_outbound",

@@ -1,6 +1,7 @@
 //! What reaches the data plane from sockets, NICs and peers.
 
 pub(crate) mod ice;
+pub(crate) mod joined;
 pub(crate) mod link;
 pub(crate) mod node;
 pub(crate) mod records;

@@ -9,7 +9,7 @@ use api::control::{Account, ControlCall, CreateGroup, GroupInfo};
 use api::rendezvous::ServerAddress;
 use clap::Args;
 
-use super::{PATIENCE_NETWORK, invite};
+use super::{PATIENCE_NETWORK, invite, text};
 use crate::client::Client;
 use crate::process::background;
 use crate::state::StateDir;
@@ -108,12 +108,7 @@ pub(super) fn create(state: &StateDir, call: CreateGroup) -> anyhow::Result<(Gro
 
 /// What a founder needs to know.
 pub(super) fn show(group: &GroupInfo, link: &str) {
-    let own = group
-        .addresses
-        .iter()
-        .map(|cidr| cidr.address.to_string())
-        .collect::<Vec<_>>()
-        .join(" ");
+    let own = text::own_addresses(group);
     println!(
         "group {} is up: this machine is {} at {own}",
         group.name, group.host_name

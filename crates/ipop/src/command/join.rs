@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use api::control::{ControlCall, JoinGroup, Joined};
 use clap::Args;
 
-use super::PATIENCE_NETWORK;
 use super::create::AccountArguments;
+use super::{PATIENCE_NETWORK, text};
 use crate::client::Client;
 use crate::process::background;
 use crate::state::StateDir;
@@ -48,12 +48,7 @@ impl Join {
             return Ok(ExitCode::SUCCESS);
         }
         let group = &joined.group;
-        let own = group
-            .addresses
-            .iter()
-            .map(|cidr| cidr.address.to_string())
-            .collect::<Vec<_>>()
-            .join(" ");
+        let own = text::own_addresses(group);
         println!("joined {} as {} at {own}", group.name, group.host_name);
         println!(
             "{} answers after {:.1} s; `ipop status` shows everybody",

@@ -1,6 +1,13 @@
 //! Numbers and small tables as people read them.
 
+use api::control::GroupInfo;
 use api::link::{PathKind, PathState};
+
+/// This machine's addresses in a group, in one line.
+pub(crate) fn own_addresses(group: &GroupInfo) -> String {
+    let addresses: Vec<String> = group.addresses.iter().map(|cidr| cidr.address.to_string()).collect();
+    addresses.join(" ")
+}
 
 /// `840 B`, `1.2 kB`, `3.4 GB`: powers of ten, as network tools count.
 pub(crate) fn bytes(count: u64) -> String {

@@ -195,7 +195,7 @@ impl Sender {
             match VnetHeader::parse(bytes) {
                 Ok((header, frame)) => (shape(&header), frame),
                 Err(error) => {
-                    tracing::debug!(%error, "a frame is dropped");
+                    tracing::trace!(%error, "a frame is dropped");
                     return;
                 }
             }
