@@ -8,7 +8,9 @@ use crate::Target;
 
 /// Where the corpora of all targets lie.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")
+    // Cargo says where this checkout lies; a fuzzer started without it lies where it was built.
+    let own = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&own).join("corpus")
 }
 
 /// A target's inputs with their file names, in order.

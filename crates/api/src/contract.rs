@@ -40,12 +40,12 @@ mod tests {
     /// `IPOP_WRITE_CONTRACT=1 cargo nextest run -p api contract` writes the file anew.
     #[test]
     fn contract_file_is_fresh() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/contract.json");
+        let path = std::env::var("CARGO_MANIFEST_DIR").expect("cargo runs tests") + "/../../docs/contract.json";
         let fresh = serde_json::to_string_pretty(&document()).expect("a document is JSON") + "\n";
         if std::env::var_os("IPOP_WRITE_CONTRACT").is_some() {
-            std::fs::write(path, &fresh).expect("docs/ is writable");
+            std::fs::write(&path, &fresh).expect("docs/ is writable");
         }
-        let file = std::fs::read_to_string(path).expect("docs/contract.json is there");
+        let file = std::fs::read_to_string(&path).expect("docs/contract.json is there");
         assert!(
             file == fresh,
             "docs/contract.json differs from the code: review the change, then write it anew"
