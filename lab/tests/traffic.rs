@@ -218,6 +218,11 @@ fn nothing_is_wrong_without_joining_by_the_kernel() {
 }
 
 #[test]
+fn nothing_is_wrong_without_instructions_for_aes() {
+    lab::run(|rig| carry_everything(rig, "aes"));
+}
+
+#[test]
 fn nothing_is_wrong_without_any_help() {
-    lab::run(|rig| carry_everything(rig, "vnet,uso,gso,gro"));
+    lab::run(|rig| carry_everything(rig, "vnet,uso,gso,gro,aes"));
 }

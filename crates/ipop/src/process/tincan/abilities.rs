@@ -1,7 +1,7 @@
-//! What the kernel does for the fast path: asked for at start, and told where it is missing.
+//! What the kernel and the CPU do for the fast path: asked for at start, and told where it is missing.
 //!
-//! Promises: everything works without any of it, only slower; `IPOP_WITHOUT`, a list of `vnet`, `uso`, `gso` and `gro`,
-//! leaves parts away, so that the way without them can be tested and measured on any kernel.
+//! Promises: everything works without any of it, only slower; `IPOP_WITHOUT`, a list of `vnet`, `uso`, `gso`, `gro` and
+//! `aes`, leaves parts away, so that the way without them can be tested and measured on any machine.
 //! Refuses to know: how frames are cut and joined.
 
 use anyhow::bail;
@@ -21,6 +21,8 @@ pub(crate) struct Without {
     gso: bool,
     /// Joined datagrams from the network.
     gro: bool,
+    /// The CPU's instructions for AES.
+    aes: bool,
 }
 
 impl Without {
@@ -40,7 +42,8 @@ impl Without {
                 "uso" => without.uso = true,
                 "gso" => without.gso = true,
                 "gro" => without.gro = true,
-                _ => bail!("{WITHOUT} is a list of vnet, uso, gso and gro; it has {word:?}"),
+                "aes" => without.aes = true,
+                _ => bail!("{WITHOUT} is a list of vnet, uso, gso, gro and aes; it has {word:?}"),
             }
         }
         Ok(without)
@@ -54,6 +57,11 @@ impl Without {
             gro: !self.gro,
             ..UdpConfig::default()
         }
+    }
+
+    /// Whether there are instructions for AES-GCM; without them ChaCha20-Poly1305 is faster.
+    pub(crate) fn has_aes(self) -> bool {
+        !self.aes && cpu_has_aes()
     }
 
     /// Makes a NIC with what the kernel has of the rest.
@@ -70,6 +78,15 @@ impl Without {
         // An old kernel without headers on frames refuses as if the name were taken; if it is, the second try says so.
         Nic::create(&offload).or_else(|_| Nic::create(config))
     }
+}
+
+fn cpu_has_aes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes") && std::arch::is_aarch64_feature_detected!("pmull");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    false
 }
 
 /// What is missing, and what it costs; what the sockets lost.
@@ -135,6 +152,8 @@ mod tests {
             ..Without::default()
         };
         assert_eq!(Without::parse("gro,vnet").unwrap(), some);
+        assert!(!Without::parse("aes").unwrap().has_aes());
+        assert_eq!(some.has_aes(), cpu_has_aes());
         assert!(Without::parse("gso,tso").is_err());
     }
 

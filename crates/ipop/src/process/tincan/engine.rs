@@ -48,7 +48,7 @@ impl Engine {
             roots: keys.roots()?.into_iter().map(Zeroizing::new).collect(),
             seed,
             instance,
-            aes: has_aes(),
+            aes: shared.without.has_aes(),
             allow_loopback: false,
             trust: super::trust::system(),
         };
@@ -367,14 +367,4 @@ impl Engine {
             .handle_addresses(Instant::now(), port(Family::V4), port(Family::V6), &addresses);
         self.look_for_router();
     }
-}
-
-/// Whether this CPU has instructions for AES-GCM; without them ChaCha20-Poly1305 is faster.
-fn has_aes() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
-    #[cfg(target_arch = "aarch64")]
-    return std::arch::is_aarch64_feature_detected!("aes") && std::arch::is_aarch64_feature_detected!("pmull");
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    false
 }
