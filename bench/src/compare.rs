@@ -1,11 +1,11 @@
-//! IPOP, its peers and the bare veth under the same loads, in turns.
+//! IPOP, its peers, the bare veth and what the kernel allows without a cipher, under the same loads, in turns.
 
 use std::thread::sleep;
 
 use anyhow::Context;
 use lab::Rig;
 
-use crate::load;
+use crate::load::{self, Direction};
 use crate::peer::{self, Way};
 use crate::process::{Memory, cpu_of_all};
 use crate::report::{Comparison, Metric, Report, Row};
@@ -22,11 +22,16 @@ const IDLE_SPANS: u32 = 3;
 pub(crate) const METRICS: &[Metric] = &[
     Metric::more("TCP 1 stream", "Gbit/s", 2),
     Metric::less("CPU", "s/GB both", 2),
+    Metric::less("sent again", "segments/GB", 0),
     Metric::more("TCP 4 streams", "Gbit/s", 2),
     Metric::less("ping under it", "ms p50", 2),
-    Metric::more("UDP 64 B", "1000/s", 0),
+    Metric::less("ping under it, p99", "ms", 2).at(99),
     Metric::more("TCP req/resp", "1000/s", 1),
     Metric::less("ping", "us p50", 0),
+    Metric::less("ping, p99", "us", 0).at(99),
+    Metric::more("UDP 64 B", "1000/s", 0),
+    Metric::more("UDP 64 B, both ways", "1000/s", 0),
+    Metric::more("UDP 1200 B flows", "Gbit/s", 2),
     Metric::less("CPU idle", "% a node", 2),
     Metric::less("memory idle", "MB a node", 1),
     Metric::less("memory peak", "MB a node", 1),
@@ -35,6 +40,10 @@ pub(crate) const METRICS: &[Metric] = &[
 pub(crate) fn measure(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
     let rig = Rig::new()?;
     let mut ways = vec![Way::bare(&rig)?];
+    match Way::of(&peer::NO_CIPHER, &rig, settings) {
+        Ok(way) => ways.push(way),
+        Err(error) => report.left_out(peer::NO_CIPHER.name, &error),
+    }
     for peer in &settings.peers {
         match Way::of(peer, &rig, settings) {
             Ok(way) => ways.push(way),
@@ -42,26 +51,28 @@ pub(crate) fn measure(settings: &Settings, report: &mut Report) -> anyhow::Resul
             Err(error) => report.left_out(peer.name, &error),
         }
     }
-    let mut comparison = Comparison::new(METRICS, ways.iter().map(|way| way.name));
+    let mut comparison = Comparison::new("compare", METRICS, ways.iter().map(|way| way.name.as_str()));
     idle(&ways, settings, &mut comparison)?;
     let rounds = settings.rounds(ROUNDS, 1);
     for round in 1..=rounds {
         for way in &ways {
             eprintln!("  round {round} of {rounds}: {}", way.name);
             if let Err(error) = loads(way, settings, &mut comparison) {
-                report.fault(way.name, &error);
+                report.fault(&way.name, &error);
             }
         }
     }
     for way in ways.iter().filter(|way| way.name != peer::BARE) {
-        comparison.add(
-            way.name,
-            "memory peak",
-            megabytes_a_node(Memory::of_all(&way.daemons)?.peak),
-        );
+        match Memory::of_all(&way.daemons) {
+            Ok(memory) => comparison.add(&way.name, "memory peak", megabytes_a_node(memory.peak)),
+            Err(error) => report.fault(&way.name, &error),
+        }
     }
     report.rows.extend(against_aims(&comparison));
-    report.comparison = Some(comparison);
+    if let Some(ipop) = ways.iter().find(|way| way.name == peer::IPOP) {
+        report.rows.extend(largest(&ipop.daemons));
+    }
+    report.comparisons.push(comparison);
     Ok(())
 }
 
@@ -78,12 +89,12 @@ fn idle(ways: &[Way], settings: &Settings, comparison: &mut Comparison) -> anyho
     sleep(span);
     for ((way, before), after) in with_daemons.iter().zip(before).zip(spent()?) {
         comparison.add(
-            way.name,
+            &way.name,
             "CPU idle",
             (after - before) / span.as_secs_f64() * 100.0 / 2.0,
         );
         comparison.add(
-            way.name,
+            &way.name,
             "memory idle",
             megabytes_a_node(Memory::of_all(&way.daemons)?.resident),
         );
@@ -93,47 +104,76 @@ fn idle(ways: &[Way], settings: &Settings, comparison: &mut Comparison) -> anyho
 
 fn loads(way: &Way, settings: &Settings, comparison: &mut Comparison) -> anyhow::Result<()> {
     let (hosts, target, span) = (&way.hosts, way.target, settings.span());
-    let mut add = |metric, value| comparison.add(way.name, metric, value);
+    one_stream(way, settings, comparison)?;
+    let mut add = |metric, value| comparison.add(&way.name, metric, value);
 
     let pings = load::round_trips(&hosts[0], target, settings.rounds(PINGS, 100)).context("ping")?;
-    pings.into_iter().for_each(|ms| add("ping", ms * 1000.0));
-
-    let (carried, spent) = load::streams(hosts, target, 1, || {
-        let before = cpu_of_all(&way.daemons)?;
-        sleep(span);
-        Ok(cpu_of_all(&way.daemons)? - before)
-    })
-    .context("one TCP stream")?;
-    add("TCP 1 stream", carried.gigabit_per_second());
-    if way.name != peer::BARE {
-        add("CPU", spent / (carried.bytes as f64 / 1e9));
+    for ms in pings {
+        add("ping", ms * 1000.0);
+        add("ping, p99", ms * 1000.0);
     }
-
     let count = PINGS_PER_SECOND * span.as_secs() as usize;
     let (carried, pings) =
         load::streams(hosts, target, 4, || load::round_trips(&hosts[0], target, count)).context("four TCP streams")?;
     add("TCP 4 streams", carried.gigabit_per_second());
-    pings.into_iter().for_each(|ms| add("ping under it", ms));
-
+    for ms in pings {
+        add("ping under it", ms);
+        add("ping under it, p99", ms);
+    }
     add(
         "TCP req/resp",
         load::requests(hosts, target, span).context("requests and responses")? / 1e3,
     );
+    let flood = |direction| load::flood(hosts, target, direction, span / 4).context("small datagrams");
+    add("UDP 64 B", flood(Direction::There)? / 1e3);
+    add("UDP 64 B, both ways", flood(Direction::Both)? / 1e3);
     add(
-        "UDP 64 B",
-        load::flood(hosts, target, span / 4).context("small datagrams")? / 1e3,
+        "UDP 1200 B flows",
+        load::flows(hosts, target, span / 4).context("datagrams sent together")?,
     );
+    Ok(())
+}
+
+/// One TCP stream: its rate, what the daemons of both ends take for it, and how much had to be sent again.
+pub(crate) fn one_stream(way: &Way, settings: &Settings, comparison: &mut Comparison) -> anyhow::Result<()> {
+    let (carried, (seconds, segments)) = load::streams(&way.hosts, way.target, 1, || {
+        let look = || anyhow::Ok((cpu_of_all(&way.daemons)?, load::retransmits(&way.hosts[0])?));
+        let before = look()?;
+        sleep(settings.span());
+        let after = look()?;
+        Ok((after.0 - before.0, after.1 - before.1))
+    })
+    .context("one TCP stream")?;
+    let gigabytes = carried.bytes as f64 / 1e9;
+    comparison.add(&way.name, "TCP 1 stream", carried.gigabit_per_second());
+    comparison.add(&way.name, "sent again", segments as f64 / gigabytes);
+    if !way.daemons.is_empty() {
+        comparison.add(&way.name, "CPU", seconds / gigabytes);
+    }
     Ok(())
 }
 
 /// IPOP beside the aims of `docs/performance.md`.
 fn against_aims(comparison: &Comparison) -> Vec<Row> {
+    let ipop = |metric: &str| comparison.figure(peer::IPOP, metric);
     let ratio = |metric, other, aim| {
-        let value = comparison.median(peer::IPOP, metric)? / comparison.median(other, metric)?;
+        let value = ipop(metric)? / comparison.figure(other, metric)?;
         Some(Row::one(format!("{metric}, as a multiple of {other}"), value, "x", aim))
     };
+    let best = |metric: &str, aim| {
+        let peers = peer::ALL.iter().filter(|peer| peer.name != peer::IPOP);
+        let figures = peers.filter_map(|peer| comparison.figure(peer.name, metric));
+        let value = ipop(metric)? / figures.reduce(f64::max)?;
+        Some(Row::one(
+            format!("{metric}, as a multiple of the best peer"),
+            value,
+            "x",
+            aim,
+        ))
+    };
+    let plain = |metric: &str, unit, aim| Some(Row::one(metric, ipop(metric)?, unit, aim));
     let added = || {
-        let value = comparison.median(peer::IPOP, "ping")? - comparison.median(peer::BARE, "ping")?;
+        let value = ipop("ping")? - comparison.figure(peer::BARE, "ping")?;
         Some(Row::one(
             "round trip added to the bare veth, p50",
             value,
@@ -145,12 +185,33 @@ fn against_aims(comparison: &Comparison) -> Vec<Row> {
     let rows = [
         ratio("TCP 1 stream", wireguard, "at least 2.8"),
         ratio("TCP 1 stream", peer::BARE, "at least 0.25"),
+        ratio("TCP 1 stream", peer::NO_CIPHER.name, "at least 0.65"),
+        best("TCP 4 streams", "at least 1.5"),
         ratio("CPU", wireguard, "at most 0.31"),
+        ratio("UDP 64 B", wireguard, "at least 6"),
         ratio("UDP 64 B", peer::BARE, "at least 0.75"),
+        ratio("UDP 64 B, both ways", peer::BARE, "at least 0.75"),
+        best("UDP 1200 B flows", "at least 2"),
         ratio("TCP req/resp", peer::BARE, "at least 0.5"),
+        best("TCP req/resp", "at least 1.15"),
         added(),
+        plain("ping under it", "ms p50", "at most 1 ms"),
     ];
     rows.into_iter().flatten().collect()
+}
+
+fn largest(daemons: &[u32]) -> Option<Row> {
+    let peaks = daemons
+        .iter()
+        .filter_map(|id| Memory::of(*id).ok())
+        .map(|memory| memory.peak);
+    let megabytes = peaks.max()? as f64 / 1e6;
+    Some(Row::one(
+        "memory peak of the largest process",
+        megabytes,
+        "MB",
+        "at most 16 MB",
+    ))
 }
 
 /// Both ends run the same.

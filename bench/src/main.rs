@@ -1,16 +1,21 @@
 //! `make bench`: what IPOP costs and how fast it is, measured on this machine with the released binary.
 //!
 //! Promises: everything happens in fresh network namespaces, which are gone afterwards; what is compared is measured in
-//! turns in the same run; no figure is asserted, aims stand beside them.
+//! turns in the same run; no figure is asserted, aims stand beside them; a part that fails says so and the others go on.
 //! Refuses to know: how IPOP works inside.
 #![forbid(unsafe_code)]
 
 mod compare;
+mod crowd;
+mod endurance;
 mod join;
+mod limit;
 mod load;
 mod machine;
+mod many;
 mod memory;
 mod node;
+mod paths;
 mod peer;
 mod plot;
 mod process;
@@ -34,33 +39,44 @@ struct Part {
     measure: fn(&Settings, &mut Report) -> anyhow::Result<()>,
     /// Whether it measures nothing but IPOP.
     of_ipop: bool,
+    /// Whether it is measured when no part is named.
+    usual: bool,
 }
 
-const PARTS: [Part; 4] = [
+impl Part {
+    const fn of_ipop(name: &'static str, measure: fn(&Settings, &mut Report) -> anyhow::Result<()>) -> Self {
+        Self {
+            name,
+            measure,
+            of_ipop: true,
+            usual: true,
+        }
+    }
+}
+
+const PARTS: [Part; 7] = [
     Part {
-        name: "compare",
-        measure: compare::measure,
         of_ipop: false,
+        ..Part::of_ipop("compare", compare::measure)
     },
+    Part::of_ipop("paths", paths::measure),
+    Part::of_ipop("join", join::measure),
+    Part::of_ipop("setup", setup::measure),
+    Part::of_ipop("memory", memory::measure),
+    Part::of_ipop("many", many::measure),
     Part {
-        name: "join",
-        measure: join::measure,
-        of_ipop: true,
-    },
-    Part {
-        name: "setup",
-        measure: setup::measure,
-        of_ipop: true,
-    },
-    Part {
-        name: "memory",
-        measure: memory::measure,
-        of_ipop: true,
+        usual: false,
+        ..Part::of_ipop("endurance", endurance::measure)
     },
 ];
 
 fn main() -> ExitCode {
-    match run() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match arguments.split_first() {
+        Some((word, rest)) if word == limit::COMMAND => limit::run(rest).map(|()| true),
+        _ => run(),
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -72,7 +88,8 @@ fn main() -> ExitCode {
 
 /// Whether everything of IPOP could be measured.
 fn run() -> anyhow::Result<bool> {
-    let settings = Settings::from_environment(&PARTS.map(|part| part.name))?;
+    let usual: Vec<&str> = PARTS.iter().filter(|part| part.usual).map(|part| part.name).collect();
+    let settings = Settings::from_environment(&PARTS.map(|part| part.name), &usual)?;
     let mut report = Report {
         machine: machine::describe(),
         versions: settings.versions(),
@@ -111,9 +128,7 @@ fn store(settings: &Settings, report: &Report) -> anyhow::Result<()> {
         "report.json",
         &(serde_json::to_string_pretty(report).context("a report has a JSON form")? + "\n"),
     )?;
-    if let Some(comparison) = &report.comparison {
-        write("report.svg", &plot::svg(comparison))?;
-    }
+    write("report.svg", &plot::svg(&report.comparisons))?;
     println!(
         "the same as text, data and picture: {}/report.{{txt,json,svg}}",
         folder.display()

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use api::control::{GroupInfo, Invite, Joined};
-use api::status::Status;
+use api::status::{Connection, GroupStatus, Status};
 use lab::{Host, Process, until};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -16,6 +16,7 @@ use crate::peer::with_input;
 use crate::process;
 
 const READY_WITHIN: Duration = Duration::from_secs(20);
+const LINKED_WITHIN: Duration = Duration::from_secs(40);
 const PORT: u16 = 5222;
 
 /// The embedded rendezvous on a host of its own or a node's.
@@ -58,6 +59,68 @@ pub(crate) struct Node {
     host: Host,
 }
 
+/// A group of two.
+pub(crate) struct Pair {
+    /// The joiner, then the founder.
+    pub(crate) nodes: [Node; 2],
+    rendezvous: Rendezvous,
+}
+
+/// How the two of a pair reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    Direct,
+    Relay,
+}
+
+impl Pair {
+    /// Both ends, with the rendezvous on a host, linked as told; `without` is what `IPOP_WITHOUT` says.
+    pub(crate) fn start(
+        ipop: &Path,
+        server: &Host,
+        hosts: &[Host; 2],
+        without: &str,
+        reach: Reach,
+    ) -> anyhow::Result<Self> {
+        let rendezvous = Rendezvous::start(ipop, server)?;
+        let founder = Node::start_without(ipop, &hosts[1], without)?;
+        founder.create(&rendezvous)?;
+        let joiner = Node::start_without(ipop, &hosts[0], without)?;
+        joiner.join(&founder.invite(1)?)?;
+        let pair = Self {
+            nodes: [joiner, founder],
+            rendezvous,
+        };
+        until("the two are linked as they should be", LINKED_WITHIN, || {
+            let group = pair.nodes[0].group().map_err(|error| format!("{error:#}"))?;
+            let connection = group.peers.first().map(|peer| peer.connection.clone());
+            match (&connection, reach) {
+                (Some(Connection::Direct { .. }), Reach::Direct) => Ok(()),
+                (Some(Connection::Relay { .. }), Reach::Relay) => Ok(()),
+                _ => Err(format!("{connection:?}")),
+            }
+        })?;
+        Ok(pair)
+    }
+
+    /// The founder's addresses, IPv4 first.
+    pub(crate) fn targets(&self) -> anyhow::Result<Vec<IpAddr>> {
+        Ok(self.nodes[1].group()?.addresses)
+    }
+
+    /// All processes that carry frames or manage those that do.
+    pub(crate) fn daemons(&self) -> anyhow::Result<Vec<u32>> {
+        let [joiner, founder] = &self.nodes;
+        Ok([founder.processes()?, joiner.processes()?].concat())
+    }
+
+    /// What must live as long as the link is used.
+    pub(crate) fn into_processes(self) -> Vec<Process> {
+        let [joiner, founder] = self.nodes;
+        vec![self.rendezvous.process, founder.daemon, joiner.daemon]
+    }
+}
+
 #[derive(Deserialize)]
 struct Created {
     group: GroupInfo,
@@ -66,9 +129,15 @@ struct Created {
 impl Node {
     /// Starts a daemon in a fresh state.
     pub(crate) fn start(ipop: &Path, host: &Host) -> anyhow::Result<Self> {
+        Self::start_without(ipop, host, "")
+    }
+
+    /// Starts a daemon that does without parts of what kernel and CPU have (`IPOP_WITHOUT`).
+    fn start_without(ipop: &Path, host: &Host, parts: &str) -> anyhow::Result<Self> {
         make(&host.folder())?;
         let mut command = host.command(ipop);
-        let daemon = host.spawn("daemon", command.args(["daemon", "--state"]).arg(state(host)))?;
+        command.args(["daemon", "--state"]).arg(state(host));
+        let daemon = host.spawn("daemon", command.env("IPOP_WITHOUT", parts))?;
         let node = Self {
             daemon,
             ipop: ipop.to_owned(),
@@ -107,10 +176,14 @@ impl Node {
         self.json(&["status"], "")
     }
 
+    /// Its only group.
+    pub(crate) fn group(&self) -> anyhow::Result<GroupStatus> {
+        self.status()?.groups.into_iter().next().context("it is in no group")
+    }
+
     /// Its first address in the group.
     pub(crate) fn address(&self) -> anyhow::Result<IpAddr> {
-        let group = self.status()?.groups.into_iter().next().context("it is in no group")?;
-        group.addresses.first().copied().context("it has no address")
+        self.group()?.addresses.first().copied().context("it has no address")
     }
 
     /// Tincan, controller and their supervisor.

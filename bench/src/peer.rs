@@ -1,6 +1,7 @@
 //! What is compared: programs that join two neighbours. Each is one [`Peer`]: what it needs, and how a pair of it is started.
 
 mod ipop;
+mod limit;
 mod n2n;
 mod nebula;
 mod openvpn;
@@ -25,6 +26,9 @@ const JOINED_WITHIN: Duration = Duration::from_secs(40);
 pub(crate) const IPOP: &str = "ipop";
 /// The name of the path below all of them.
 pub(crate) const BARE: &str = "bare veth";
+
+/// What the same threads and system calls carry when nothing is sealed or checked: always measured, no peer.
+pub(crate) const NO_CIPHER: Peer = limit::PEER;
 
 /// Every peer, in the order of the tables. Each runs with its defaults but for what a pair needs.
 pub(crate) const ALL: &[Peer] = &[
@@ -70,7 +74,7 @@ pub(crate) struct Started {
 /// A way from one host to its neighbour, up as long as this lives.
 pub(crate) struct Way {
     /// Its name in tables.
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     /// Address of the second host by it.
     pub(crate) target: IpAddr,
     /// The processes of both ends.
@@ -82,18 +86,26 @@ pub(crate) struct Way {
 }
 
 impl Way {
-    /// The veth and nothing on it.
-    pub(crate) fn bare(rig: &Rig) -> anyhow::Result<Self> {
-        let hosts = rig.neighbours(["bare-0", "bare-1"])?;
-        let target = hosts[1].addresses()[0];
-        Ok(Self {
-            name: BARE,
+    /// A wire between two hosts and nothing on it.
+    pub(crate) fn wire(name: impl Into<String>, hosts: &[Host; 2]) -> Self {
+        Self::over(name, hosts, hosts[1].addresses()[0], &[])
+    }
+
+    /// Something that others keep up.
+    pub(crate) fn over(name: impl Into<String>, hosts: &[Host; 2], target: IpAddr, daemons: &[u32]) -> Self {
+        Self {
+            name: name.into(),
             target,
-            daemons: Vec::new(),
-            hosts,
+            daemons: daemons.to_vec(),
+            hosts: hosts.clone(),
             _processes: Vec::new(),
             litter: Vec::new(),
-        })
+        }
+    }
+
+    /// The veth and nothing on it.
+    pub(crate) fn bare(rig: &Rig) -> anyhow::Result<Self> {
+        Ok(Self::wire(BARE, &rig.neighbours(["bare-0", "bare-1"])?))
     }
 
     /// A peer on a veth of its own: on a shared one a peer could go through another.
@@ -101,7 +113,8 @@ impl Way {
         if let Some(missing) = peer.programs.iter().find(|name| settings.program(name).is_none()) {
             bail!("{missing} is missing");
         }
-        let names = [0, 1].map(|number| format!("{}-{number}", peer.name));
+        // A space would end a name where `ip` reads it.
+        let names = [0, 1].map(|number| format!("{}-{number}", peer.name.replace(' ', "-")));
         let hosts = rig.neighbours([&names[0], &names[1]])?;
         let ends = Ends { hosts, settings };
         let Started {
@@ -121,7 +134,7 @@ impl Way {
             anyhow::anyhow!("{failure}\n{}", said.join("\n"))
         })?;
         Ok(Self {
-            name: peer.name,
+            name: peer.name.to_owned(),
             target,
             daemons,
             hosts,

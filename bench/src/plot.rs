@@ -1,4 +1,4 @@
-//! The comparison as a picture: one panel a metric, one bar a way, in plain SVG.
+//! Comparisons as a picture: one panel a metric, one bar a way, in plain SVG.
 
 use std::fmt::Write;
 
@@ -6,27 +6,28 @@ use crate::peer::IPOP;
 use crate::report::{Comparison, Measured, Metric};
 
 /// Sizes in pixels.
-const PANEL: (usize, usize) = (440, 40);
+const PANEL: (usize, usize) = (520, 40);
 const BAR: usize = 20;
-const NAME: usize = 110;
+const NAME: usize = 190;
 const FIGURE: usize = 80;
 const COLUMNS: usize = 2;
 
-/// All of it.
-pub(crate) fn svg(comparison: &Comparison) -> String {
-    let height = PANEL.1 + comparison.ways.len() * BAR;
-    let rows = comparison.metrics.len().div_ceil(COLUMNS);
-    let mut text = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
-        PANEL.0 * COLUMNS,
-        rows * height + BAR
-    );
-    for (number, metric) in comparison.metrics.iter().enumerate() {
-        let corner = (PANEL.0 * (number % COLUMNS) + 10, height * (number / COLUMNS));
-        panel(&mut text, corner, metric, &comparison.ways, number);
+/// All of them, below each other.
+pub(crate) fn svg(comparisons: &[Comparison]) -> String {
+    let (mut panels, mut top) = (String::new(), 0);
+    for comparison in comparisons {
+        let height = PANEL.1 + comparison.ways.len() * BAR;
+        for (number, metric) in comparison.metrics.iter().enumerate() {
+            let corner = (PANEL.0 * (number % COLUMNS) + 10, top + height * (number / COLUMNS));
+            panel(&mut panels, corner, metric, &comparison.ways, number);
+        }
+        top += comparison.metrics.len().div_ceil(COLUMNS) * height + BAR;
     }
-    text + "</svg>\n"
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{top}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n{panels}</svg>\n",
+        PANEL.0 * COLUMNS,
+    )
 }
 
 fn panel(text: &mut String, (left, top): (usize, usize), metric: &Metric, ways: &[Measured], number: usize) {
@@ -44,8 +45,8 @@ fn panel(text: &mut String, (left, top): (usize, usize), metric: &Metric, ways: 
             escaped(&title)
         ),
     );
-    let median = |way: &Measured| way.samples[number].median();
-    let most = ways.iter().filter_map(median).fold(f64::MIN_POSITIVE, f64::max);
+    let figure = |way: &Measured| metric.of(&way.samples[number]);
+    let most = ways.iter().filter_map(figure).fold(f64::MIN_POSITIVE, f64::max);
     let room = (PANEL.0 - NAME - FIGURE) as f64;
     for (row, way) in ways.iter().enumerate() {
         let (y, baseline) = (top + PANEL.1 + row * BAR, top + PANEL.1 + row * BAR + 14);
@@ -54,7 +55,7 @@ fn panel(text: &mut String, (left, top): (usize, usize), metric: &Metric, ways: 
             format_args!("<text x=\"{left}\" y=\"{baseline}\">{}</text>\n", escaped(&way.name)),
         );
         let start = left + NAME;
-        let Some(value) = median(way) else {
+        let Some(value) = figure(way) else {
             say(
                 text,
                 format_args!("<text x=\"{start}\" y=\"{baseline}\" fill=\"gray\">-</text>\n"),
@@ -62,7 +63,11 @@ fn panel(text: &mut String, (left, top): (usize, usize), metric: &Metric, ways: 
             continue;
         };
         let (width, digits) = ((value / most * room).max(1.0), metric.digits);
-        let colour = if way.name == IPOP { "#0b6e4f" } else { "#b8c0c8" };
+        let colour = if way.name.starts_with(IPOP) {
+            "#0b6e4f"
+        } else {
+            "#b8c0c8"
+        };
         say(
             text,
             format_args!(
@@ -91,12 +96,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bars_are_as_long_as_medians_are_great() {
+    fn bars_are_as_long_as_figures_are_great() {
         const METRICS: &[Metric] = &[Metric::more("rate & more", "Gbit/s", 1)];
-        let mut comparison = Comparison::new(METRICS, ["bare", IPOP, "absent"].into_iter());
+        let mut comparison = Comparison::new("rates", METRICS, ["bare", IPOP, "absent"].into_iter());
         comparison.add("bare", "rate & more", 40.0);
         comparison.add(IPOP, "rate & more", 10.0);
-        let picture = svg(&comparison);
+        let picture = svg(&[comparison]);
         let widths: Vec<&str> = picture
             .lines()
             .filter(|line| line.starts_with("<rect x="))

@@ -18,12 +18,17 @@ pub(crate) struct Settings {
     pub(crate) quick: bool,
     /// Peers to be compared, IPOP among them.
     pub(crate) peers: Vec<&'static Peer>,
+    /// How long endurance is tried.
+    pub(crate) endurance: Duration,
     parts: Vec<String>,
 }
 
+const MINUTES: u64 = 60;
+
 impl Settings {
-    /// From `IPOP_BIN`, `BENCH_FOLDER`, `ONLY`, `PARTS` and `QUICK`. `known` are the names of all parts.
-    pub(crate) fn from_environment(known: &[&str]) -> anyhow::Result<Self> {
+    /// From `IPOP_BIN`, `BENCH_FOLDER`, `ONLY`, `PARTS`, `QUICK` and `MINUTES`. `known` are the names of all parts, `usual` of
+    /// those that are measured when none is named.
+    pub(crate) fn from_environment(known: &[&str], usual: &[&str]) -> anyhow::Result<Self> {
         let path = |name: &str| {
             let value = std::env::var_os(name).with_context(|| format!("{name} is not set: use `make bench`"))?;
             anyhow::Ok(PathBuf::from(value))
@@ -33,7 +38,7 @@ impl Settings {
             .canonicalize()
             .with_context(|| format!("there is no binary at {}", ipop.display()))?;
         let names: Vec<&str> = peer::ALL.iter().map(|peer| peer.name).collect();
-        let only = some_of("ONLY", &names)?;
+        let only = some_of("ONLY", &names, &names)?;
         let peers = peer::ALL
             .iter()
             .filter(|peer| only.iter().any(|name| name == peer.name))
@@ -44,7 +49,8 @@ impl Settings {
             folder: path("BENCH_FOLDER")?,
             quick,
             peers,
-            parts: some_of("PARTS", known)?,
+            endurance: minutes(&std::env::var("MINUTES").unwrap_or_default())?,
+            parts: some_of("PARTS", known, usual)?,
         })
     }
 
@@ -72,7 +78,7 @@ impl Settings {
 
     /// How long one figure of one round is measured.
     pub(crate) fn span(&self) -> Duration {
-        Duration::from_secs(if self.quick { 1 } else { 4 })
+        Duration::from_secs(if self.quick { 1 } else { 3 })
     }
 
     /// Versions of the peers: of those that were fetched, and which the machine had before.
@@ -98,13 +104,13 @@ impl Settings {
     }
 }
 
-/// The names in a variable, all of them where it is empty.
-fn some_of(variable: &str, known: &[&str]) -> anyhow::Result<Vec<String>> {
+/// The names in a variable, the usual ones where it is empty.
+fn some_of(variable: &str, known: &[&str], usual: &[&str]) -> anyhow::Result<Vec<String>> {
     let text = std::env::var(variable).unwrap_or_default();
-    chosen(variable, &text, known)
+    chosen(variable, &text, known, usual)
 }
 
-fn chosen(variable: &str, text: &str, known: &[&str]) -> anyhow::Result<Vec<String>> {
+fn chosen(variable: &str, text: &str, known: &[&str], usual: &[&str]) -> anyhow::Result<Vec<String>> {
     let names: Vec<&str> = text.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
     if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
         bail!(
@@ -112,10 +118,22 @@ fn chosen(variable: &str, text: &str, known: &[&str]) -> anyhow::Result<Vec<Stri
             known.join(",")
         );
     }
-    Ok(if names.is_empty() { known } else { &names }
+    Ok(if names.is_empty() { usual } else { &names }
         .iter()
         .map(|name| (*name).to_owned())
         .collect())
+}
+
+fn minutes(text: &str) -> anyhow::Result<Duration> {
+    let minutes = match text {
+        "" => MINUTES,
+        text => text
+            .parse()
+            .ok()
+            .filter(|minutes| *minutes > 0)
+            .with_context(|| format!("MINUTES is a number from 1 on, not \"{text}\""))?,
+    };
+    Ok(Duration::from_secs(minutes * 60))
 }
 
 #[cfg(test)]
@@ -125,13 +143,19 @@ mod tests {
     #[test]
     fn a_choice_is_of_what_there_is() {
         let known = ["ipop", "tinc"];
-        assert_eq!(chosen("ONLY", " tinc,", &known).unwrap(), ["tinc"]);
-        assert_eq!(chosen("ONLY", "", &known).unwrap(), known);
+        assert_eq!(chosen("ONLY", " tinc,", &known, &known).unwrap(), ["tinc"]);
+        assert_eq!(chosen("ONLY", "", &known, &["ipop"]).unwrap(), ["ipop"]);
         assert!(
-            chosen("ONLY", "tink", &known)
+            chosen("ONLY", "tink", &known, &known)
                 .unwrap_err()
                 .to_string()
                 .contains("ipop,tinc")
         );
+    }
+    #[test]
+    fn minutes_are_a_number_and_an_hour_by_default() {
+        assert_eq!(minutes("").unwrap(), Duration::from_secs(3600));
+        assert_eq!(minutes("2").unwrap(), Duration::from_secs(120));
+        assert!(minutes("0").is_err() && minutes("long").is_err());
     }
 }

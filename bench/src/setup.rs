@@ -7,15 +7,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use api::Cidr;
-use api::link::{LinkCall, State};
-use api::rpc::Empty;
-use lab::{Host, Rig, Site, until};
+use lab::{Host, Rig, Site};
 
 use crate::join::HALF_WAY;
 use crate::report::{Report, Row};
 use crate::settings::Settings;
 use crate::stats::Samples;
-use crate::switchboard::{PATIENCE, Switchboard};
+use crate::switchboard::Switchboard;
 
 const SET_UPS: usize = 100;
 /// A node takes 20 signals a second from a peer, a set-up needs one or two.
@@ -48,18 +46,8 @@ fn set_up(ipop: &Path, hosts: &[Host; 2], signal_delay: Duration, count: usize) 
     let a = switchboard.start(&hosts[0], inner(1))?;
     let b = switchboard.start(&hosts[1], inner(2))?;
     switchboard.introduce(a, b)?;
-    // The kernel calls a fresh interface down for up to a second; nobody has addresses to offer until then.
     for who in [a, b] {
-        until("a node has candidates", PATIENCE, || {
-            let state: State = switchboard
-                .call(who, &LinkCall::State(Empty {}))
-                .map_err(|error| format!("{error:#}"))?;
-            if state.candidates.is_empty() {
-                Err("none".into())
-            } else {
-                Ok(())
-            }
-        })?;
+        switchboard.wait_for_candidates(who)?;
     }
     let mut samples = Samples::default();
     for _ in 0..count {

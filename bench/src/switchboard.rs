@@ -9,17 +9,28 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use api::link::{Delivery, Event, LinkCall, NetworkConfig, NicInfo, NicKind, NodeRef, PeerConfig, default_mtu};
-use api::rpc::{Empty, Message};
+use api::link::{Delivery, Event, LinkCall, NetworkConfig, NicInfo, NicKind, NodeRef, PeerConfig, State, default_mtu};
+use api::rpc::{ApiError, Empty, Message};
 use api::{Cidr, NetworkId, NodeId};
 use lab::{Host, Process, until};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::crowd::{Crowd, Hub};
+
 /// Longer than anything here takes; only a fault waits for it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The one network of the benchmark.
 pub(crate) const NETWORK: NetworkId = NetworkId([0xbe; 32]);
+
+/// Links of a crowd that are being made at a time.
+const AT_A_TIME: usize = 16;
+const CROWD_LINKED_WITHIN: Duration = Duration::from_secs(120);
+/// How soon what the crowd says is looked for again.
+const CARRY_EVERY: Duration = Duration::from_millis(5);
+
+/// An answer that somebody may wait for.
+type Answered = Option<(u64, Result<Value, ApiError>)>;
 
 /// Tincans and the wires between their controllers.
 pub(crate) struct Switchboard {
@@ -35,10 +46,11 @@ pub(crate) struct Switchboard {
     deliveries: BTreeSet<u64>,
     events: VecDeque<Happened>,
     last_id: u64,
+    crowd: Option<(Crowd, Receiver<Delivery>, usize)>,
 }
 
 struct Tincan {
-    _process: Process,
+    process: Process,
     socket: UnixStream,
     node: NodeId,
     address: IpAddr,
@@ -82,6 +94,7 @@ impl Switchboard {
             deliveries,
             events: VecDeque::new(),
             last_id: 0,
+            crowd: None,
         }
     }
 
@@ -98,7 +111,7 @@ impl Switchboard {
         self.listen(who, socket.try_clone().context("cannot share a socket")?);
         let unknown = NodeId([0; 32]);
         self.tincans.push(Tincan {
-            _process: process,
+            process,
             socket,
             node: unknown,
             address: address.address,
@@ -143,6 +156,21 @@ impl Switchboard {
         });
     }
 
+    /// Waits until a tincan has addresses to offer: the kernel calls a fresh interface down for up to a second.
+    pub(crate) fn wait_for_candidates(&mut self, who: usize) -> anyhow::Result<()> {
+        until("a node has candidates", PATIENCE, || {
+            let state: State = self
+                .call(who, &LinkCall::State(Empty {}))
+                .map_err(|error| format!("{error:#}"))?;
+            if state.candidates.is_empty() {
+                Err("none".into())
+            } else {
+                Ok(())
+            }
+        })?;
+        Ok(())
+    }
+
     /// Tells two tincans of each other.
     pub(crate) fn introduce(&mut self, a: usize, b: usize) -> anyhow::Result<()> {
         for (who, other) in [(a, b), (b, a)] {
@@ -154,6 +182,85 @@ impl Switchboard {
                 name: None,
             };
             let _: Empty = self.call(who, &LinkCall::SetPeer(peer))?;
+        }
+        Ok(())
+    }
+
+    /// Its process.
+    pub(crate) fn process(&self, who: usize) -> u32 {
+        self.tincans[who].process.id()
+    }
+
+    /// Makes a crowd on a host, and tells a tincan of all its members.
+    pub(crate) fn gather_crowd(&mut self, host: &Host, count: usize, hub: usize) -> anyhow::Result<()> {
+        let IpAddr::V4(inner) = self.tincans[hub].address else {
+            bail!("the hub of a crowd has an IPv4 address");
+        };
+        let place = Hub {
+            network: NETWORK,
+            node: self.tincans[hub].node,
+            inner,
+        };
+        let (signals, said) = channel();
+        let crowd = Crowd::start(host, count, place, signals)?;
+        for member in crowd.members() {
+            let peer = PeerConfig {
+                network: NETWORK,
+                node: member.node,
+                addresses: vec![member.inner],
+                name: None,
+            };
+            let _: Empty = self.call(hub, &LinkCall::SetPeer(peer))?;
+        }
+        self.crowd = Some((crowd, said, hub));
+        Ok(())
+    }
+
+    /// Links all of the crowd to their hub, a few at a time.
+    pub(crate) fn link_crowd(&mut self) -> anyhow::Result<()> {
+        let start = Instant::now();
+        let mut asked = 0;
+        loop {
+            let (crowd, ..) = self.crowd.as_ref().context("no crowd was gathered")?;
+            let (linked, count) = (crowd.linked(), crowd.members().len());
+            if linked == count {
+                return Ok(());
+            }
+            if start.elapsed() > CROWD_LINKED_WITHIN {
+                bail!("only {linked} of {count} nodes of the crowd have a link");
+            }
+            while asked < count.min(linked + AT_A_TIME) {
+                crowd.open(asked);
+                asked += 1;
+            }
+            self.run(CARRY_EVERY)?;
+            self.events.clear();
+        }
+    }
+
+    /// The crowd, where there is one.
+    pub(crate) fn crowd(&self) -> Option<&Crowd> {
+        self.crowd.as_ref().map(|(crowd, ..)| crowd)
+    }
+
+    /// Carries signals for a while.
+    pub(crate) fn run(&mut self, span: Duration) -> anyhow::Result<()> {
+        let end = Instant::now() + span;
+        while Instant::now() < end {
+            self.carry_from_crowd()?;
+            self.step(end)?;
+        }
+        Ok(())
+    }
+
+    fn carry_from_crowd(&mut self) -> anyhow::Result<()> {
+        let Some((_, said, hub)) = &self.crowd else {
+            return Ok(());
+        };
+        let (hub, deliveries) = (*hub, said.try_iter().collect::<Vec<_>>());
+        for delivery in deliveries {
+            let id = self.send(hub, &LinkCall::Deliver(delivery))?;
+            self.deliveries.insert(id);
         }
         Ok(())
     }
@@ -214,7 +321,7 @@ impl Switchboard {
             if let Some(happened) = self.events.pop_front() {
                 return Ok(happened);
             }
-            self.step(deadline)?;
+            self.wait(deadline)?;
         }
     }
 
@@ -223,7 +330,7 @@ impl Switchboard {
         let id = self.send(who, call)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(result) = self.step(deadline)?.filter(|(answered, _)| *answered == id) {
+            if let Some(result) = self.wait(deadline)?.filter(|(answered, _)| *answered == id) {
                 let value = result
                     .1
                     .map_err(|error| anyhow!(error))
@@ -248,12 +355,17 @@ impl Switchboard {
         Ok(self.last_id)
     }
 
-    /// Takes one line or delivers what is due; gives an answer, should it be one.
-    fn step(&mut self, deadline: Instant) -> anyhow::Result<Option<(u64, Result<Value, api::rpc::ApiError>)>> {
-        let now = Instant::now();
-        if now >= deadline {
+    /// `step` until a deadline, which is an error.
+    fn wait(&mut self, deadline: Instant) -> anyhow::Result<Answered> {
+        if Instant::now() >= deadline {
             bail!("nothing more came within {} s", PATIENCE.as_secs());
         }
+        self.step(deadline)
+    }
+
+    /// Takes one line or delivers what is due; gives an answer, should it be one.
+    fn step(&mut self, deadline: Instant) -> anyhow::Result<Answered> {
+        let now = Instant::now();
         self.deliver_due(now)?;
         let next = self
             .signals
@@ -280,11 +392,7 @@ impl Switchboard {
         }
     }
 
-    fn answered(
-        &mut self,
-        id: u64,
-        result: Result<Value, api::rpc::ApiError>,
-    ) -> anyhow::Result<Option<(u64, Result<Value, api::rpc::ApiError>)>> {
+    fn answered(&mut self, id: u64, result: Result<Value, ApiError>) -> anyhow::Result<Answered> {
         if self.deliveries.remove(&id) {
             result.map_err(|error| anyhow!(error)).context("a signal was refused")?;
             return Ok(None);
@@ -307,6 +415,9 @@ impl Switchboard {
                     delivery: Delivery { network, blob },
                 },
             );
+        } else if let Some((crowd, ..)) = &self.crowd {
+            // Who is nobody here is told nothing, as at any rendezvous.
+            crowd.deliver(to, Delivery { network, blob });
         }
     }
 

@@ -99,7 +99,19 @@ impl Rig {
 
     /// Two hosts with one wire between them and nothing else: no switch, no router, no internet.
     pub fn neighbours(&self, names: [&str; 2]) -> Result<[Host; 2], Failure> {
-        let hosts = [self.segment_host(names[0], 0)?, self.segment_host(names[1], 1)?];
+        self.wired([self.segment_host(names[0], 0)?, self.segment_host(names[1], 1)?])
+    }
+
+    /// The same without IPv4.
+    pub fn neighbours_by_ipv6(&self, names: [&str; 2]) -> Result<[Host; 2], Failure> {
+        let mut hosts = [self.segment_host(names[0], 0)?, self.segment_host(names[1], 1)?];
+        for (host, last) in hosts.iter_mut().zip(1..) {
+            host.addresses = vec![Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, last).into()];
+        }
+        self.wired(hosts)
+    }
+
+    fn wired(&self, hosts: [Host; 2]) -> Result<[Host; 2], Failure> {
         let other = hosts[1].namespace.name();
         let veth = format!("link add lan0 type veth peer name lan0 netns {other}\n");
         hosts[0].namespace.ip(&veth)?;
@@ -415,8 +427,9 @@ exec "$@""#;
 impl Host {
     fn join_segment(&self) -> Result<(), Failure> {
         let own = self.addresses[0];
+        let prefix = if own.is_ipv4() { 24 } else { 64 };
         self.namespace
-            .ip(&format!("addr add {own}/24 dev lan0\nlink set lan0 up\n"))
+            .ip(&format!("addr add {own}/{prefix} dev lan0\nlink set lan0 up\n"))
     }
 
     /// Its name in the rig.

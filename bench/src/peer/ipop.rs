@@ -1,7 +1,9 @@
 //! IPOP as people run it: a rendezvous, a daemon at each end, a group and an invite.
 
+use anyhow::Context;
+
 use super::{Ends, Peer, Started};
-use crate::node::{Node, Rendezvous};
+use crate::node::{Pair, Reach};
 
 pub(super) const PEER: Peer = Peer {
     name: super::IPOP,
@@ -10,22 +12,11 @@ pub(super) const PEER: Peer = Peer {
 };
 
 fn start(ends: &Ends) -> anyhow::Result<Started> {
-    let rendezvous = Rendezvous::start(ends.ipop(), &ends.hosts[1])?;
-    let founder = Node::start(ends.ipop(), &ends.hosts[1])?;
-    founder.create(&rendezvous)?;
-    let joiner = Node::start(ends.ipop(), &ends.hosts[0])?;
-    joiner.join(&founder.invite(1)?)?;
-    let target = founder.address()?;
-    let mut daemons = Vec::new();
-    let mut processes = vec![rendezvous.process];
-    for node in [founder, joiner] {
-        daemons.extend(node.processes()?);
-        processes.push(node.daemon);
-    }
+    let pair = Pair::start(ends.ipop(), &ends.hosts[1], &ends.hosts, "", Reach::Direct)?;
     Ok(Started {
-        target,
-        daemons,
-        processes,
+        target: pair.targets()?.first().copied().context("the founder has no address")?,
+        daemons: pair.daemons()?,
+        processes: pair.into_processes(),
         litter: Vec::new(),
     })
 }

@@ -73,13 +73,13 @@ impl Trains {
     }
 
     /// The room for a record; it counts only when `take`n. None if `has_room` is false.
-    pub(super) fn room(&mut self, bytes: usize) -> Option<&mut [u8]> {
+    pub fn room(&mut self, bytes: usize) -> Option<&mut [u8]> {
         self.has_room(bytes)
             .then(|| &mut self.buffer[self.used..self.used + bytes])
     }
 
     /// Takes the record that was written to `room`.
-    pub(super) fn take(&mut self, path: FastPath, bytes: usize) {
+    pub fn take(&mut self, path: FastPath, bytes: usize) {
         let start = self.used;
         self.used += bytes;
         let records_max = self.records_max;
