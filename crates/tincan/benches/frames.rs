@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ends::{Ends, NETWORK, buffer, outside};
+use tincan::fast::merge::{Merger, Takes};
+use tincan::fast::slice::{Kind, Partial, Shape, Slices};
 use tincan::fast::{HEADROOM, Inbound, inbound, outbound};
 use tincan::frame::Frame;
 use tincan::record::{Cipher, HEADER, Header, Lane};
@@ -145,5 +147,106 @@ fn steps(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, steps, records, ways);
+/// What a NIC with an MTU of 1400 is given at a time: frames of one flow, with 12 bytes of TCP options as with time stamps.
+const SEGMENT: usize = 1400 - 52;
+const UDP_SEGMENT: usize = 1400 - 28;
+const JOINED: usize = 45;
+
+/// A joined frame of a flow, and how it is to be cut.
+fn joined(kind: Kind) -> (Shape, Vec<u8>) {
+    let (segment, headers, protocol, offset) = match kind {
+        Kind::Tcp => (SEGMENT, 52, 6, 16),
+        Kind::Udp | Kind::Whole => (UDP_SEGMENT, 28, 17, 6),
+    };
+    let mut frame = vec![0x5a; headers + JOINED * segment];
+    frame[..headers].fill(0);
+    let length = u16::try_from(frame.len()).expect("it fits an IPv4 frame");
+    frame[0] = 0x45;
+    frame[2..4].copy_from_slice(&length.to_be_bytes());
+    frame[8..10].copy_from_slice(&[64, protocol]);
+    frame[12..20].copy_from_slice(&[10, 5, 0, 1, 10, 5, 0, 2]);
+    frame[20..24].copy_from_slice(&[0x30, 0x39, 0x01, 0xbb]);
+    match kind {
+        // 32 bytes of header, ACK; two NOPs and a time stamp.
+        Kind::Tcp => {
+            frame[32..34].copy_from_slice(&[0x80, 0x10]);
+            frame[40..44].copy_from_slice(&[1, 1, 8, 10]);
+        }
+        Kind::Udp | Kind::Whole => frame[24..26].copy_from_slice(&(length - 20).to_be_bytes()),
+    }
+    let shape = Shape {
+        kind,
+        segment: u16::try_from(segment).expect("less than a frame"),
+        partial: Some(Partial { start: 20, offset }),
+    };
+    (shape, frame)
+}
+
+/// The pieces, side by side, and the bytes of each.
+fn cut((shape, frame): &(Shape, Vec<u8>), out: &mut Vec<u8>) -> usize {
+    let mut slices = Slices::new(shape, frame).expect("a joined frame");
+    let each = slices.largest();
+    out.resize(JOINED * each, 0);
+    for piece in out.chunks_mut(each) {
+        slices.write(piece);
+    }
+    each
+}
+
+/// Time of as many frames as asked for, when `work` does a whole joined frame and `prepare`, untimed, goes before.
+fn a_frame(count: u64, mut prepare: impl FnMut(), mut work: impl FnMut()) -> Duration {
+    let times = count.div_ceil(JOINED as u64);
+    let mut time = Duration::ZERO;
+    for _ in 0..times {
+        prepare();
+        let start = Instant::now();
+        work();
+        time += start.elapsed();
+    }
+    time.mul_f64(count as f64 / (times * JOINED as u64) as f64)
+}
+
+/// Of a frame among the 45 that are one: cutting, with all checksums, and joining, which verifies them.
+fn cutting(c: &mut Criterion) {
+    for (name, kind) in [("tcp", Kind::Tcp), ("udp", Kind::Udp)] {
+        let mut group = c.benchmark_group(format!("cut/{name}"));
+        let whole = joined(kind);
+        let mut pieces = Vec::new();
+        let each = cut(&whole, &mut pieces);
+        group.throughput(Throughput::Bytes(each as u64));
+        group.bench_function(BenchmarkId::new("slice", each), |b| {
+            b.iter_custom(|count| {
+                a_frame(
+                    count,
+                    || (),
+                    || {
+                        cut(black_box(&whole), &mut pieces);
+                    },
+                )
+            });
+        });
+        let takes = Takes { tcp: true, udp: true };
+        let mut merger = Merger::default();
+        let mut memory = pieces.clone();
+        group.bench_function(BenchmarkId::new("merge", each), |b| {
+            let memory = std::cell::RefCell::new(&mut memory);
+            b.iter_custom(|count| {
+                // Joining wrote the headers of the first.
+                let prepare = || memory.borrow_mut()[..each].copy_from_slice(&pieces[..each]);
+                a_frame(count, prepare, || {
+                    let mut memory = memory.borrow_mut();
+                    for start in (0..JOINED * each).step_by(each) {
+                        merger.push(&memory, start..start + each, 0, takes);
+                    }
+                    let mut counts = [0; 2];
+                    merger.flush(&mut memory, |_, pieces| counts = [counts[0] + 1, pieces.count()]);
+                    assert_eq!(counts, [1, JOINED]);
+                })
+            });
+        });
+        group.finish();
+    }
+}
+
+criterion_group!(benches, steps, records, cutting, ways);
 criterion_main!(benches);

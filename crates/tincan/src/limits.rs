@@ -74,8 +74,9 @@ pub const NETCHECK_SERVERS: usize = 16;
 pub const NETWORKS: usize = 16;
 /// Peers of one network: what a mesh with links on demand is meant for, many times over.
 pub const PEERS: usize = 1024;
-/// Links of this node, all networks and attempts together; also the size of every sender's table of lanes.
-pub const LINKS: usize = 512;
+/// Links of this node, all networks and attempts together: a link to every peer of two large networks. Also the size of
+/// every sender's table of lanes.
+pub const LINKS: usize = 2048;
 /// Own addresses of a network.
 pub const OWN_ADDRESSES: usize = 16;
 /// Inner addresses of one peer.

@@ -143,7 +143,7 @@ impl Indices {
         loop {
             let [_, a, b, c] = rng.next_u32().to_be_bytes();
             let index = ReceiverIndex::from_bytes([a, b, c]);
-            // At most three for each of 512 links out of 2^24: nearly always the first is free.
+            // At most three for each of 2048 links out of 2^24: nearly always the first is free.
             if let std::collections::hash_map::Entry::Vacant(free) = self.0.entry(index) {
                 free.insert(link);
                 return index;
