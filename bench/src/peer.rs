@@ -42,6 +42,11 @@ pub(crate) const ALL: &[Peer] = &[
     openvpn::PEER,
 ];
 
+/// Whether a way of this name is by a program of others, whose faults are not ours.
+pub(crate) fn is_foreign(name: &str) -> bool {
+    name != IPOP && ALL.iter().any(|peer| peer.name == name)
+}
+
 /// A program that makes a network of two neighbours.
 pub(crate) struct Peer {
     /// Its name in `ONLY` and in tables.

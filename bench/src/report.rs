@@ -86,8 +86,12 @@ impl Report {
 
     /// The same for a peer that cannot be had: the others are measured all the same.
     pub(crate) fn left_out(&mut self, what: &str, error: &anyhow::Error) {
-        eprintln!("  {what}: {error:#}");
-        self.faults.push(format!("{what}: {error:#}"));
+        let fault = format!("{what}: {error:#}");
+        eprintln!("  {fault}");
+        // The same in another round tells nothing new.
+        if !self.faults.contains(&fault) {
+            self.faults.push(fault);
+        }
     }
 
     /// Everything as text.
@@ -145,8 +149,11 @@ mod tests {
             [120.0, 80.0, 1500.0].into_iter().collect(),
             "p50 at most 300 ms",
         ));
-        report.fault("tinc", &anyhow::anyhow!("no ping"));
+        for _ in 0..2 {
+            report.fault("tinc", &anyhow::anyhow!("no ping"));
+        }
         let text = report.text();
+        assert_eq!(text.matches("no ping").count(), 1);
         for part in [
             "2 cores; it was NOT idle: 40 %",
             "p50 120 ms, p99 1.50 s",

@@ -19,8 +19,15 @@ pub(crate) struct Settings {
     /// Peers to be compared, IPOP among them.
     pub(crate) peers: Vec<&'static Peer>,
     /// How long endurance is tried.
-    pub(crate) endurance: Duration,
+    pub(crate) endurance: Endurance,
     parts: Vec<String>,
+}
+
+/// How long, and how often memory is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Endurance {
+    pub(crate) span: Duration,
+    pub(crate) every: Duration,
 }
 
 const MINUTES: u64 = 60;
@@ -49,7 +56,7 @@ impl Settings {
             folder: path("BENCH_FOLDER")?,
             quick,
             peers,
-            endurance: minutes(&std::env::var("MINUTES").unwrap_or_default())?,
+            endurance: endurance(&std::env::var("MINUTES").unwrap_or_default(), quick)?,
             parts: some_of("PARTS", known, usual)?,
         })
     }
@@ -124,8 +131,8 @@ fn chosen(variable: &str, text: &str, known: &[&str], usual: &[&str]) -> anyhow:
         .collect())
 }
 
-fn minutes(text: &str) -> anyhow::Result<Duration> {
-    let minutes = match text {
+fn endurance(minutes: &str, quick: bool) -> anyhow::Result<Endurance> {
+    let minutes = match minutes {
         "" => MINUTES,
         text => text
             .parse()
@@ -133,7 +140,11 @@ fn minutes(text: &str) -> anyhow::Result<Duration> {
             .filter(|minutes| *minutes > 0)
             .with_context(|| format!("MINUTES is a number from 1 on, not \"{text}\""))?,
     };
-    Ok(Duration::from_secs(minutes * 60))
+    let (span, every) = if quick { (8, 1) } else { (minutes * 60, 10) };
+    Ok(Endurance {
+        span: Duration::from_secs(span),
+        every: Duration::from_secs(every),
+    })
 }
 
 #[cfg(test)]
@@ -154,8 +165,10 @@ mod tests {
     }
     #[test]
     fn minutes_are_a_number_and_an_hour_by_default() {
-        assert_eq!(minutes("").unwrap(), Duration::from_secs(3600));
-        assert_eq!(minutes("2").unwrap(), Duration::from_secs(120));
-        assert!(minutes("0").is_err() && minutes("long").is_err());
+        let seconds = |minutes, quick| endurance(minutes, quick).map(|endurance| endurance.span.as_secs());
+        assert_eq!(seconds("", false).unwrap(), 3600);
+        assert_eq!(seconds("2", false).unwrap(), 120);
+        assert_eq!(seconds("2", true).unwrap(), 8);
+        assert!(seconds("0", false).is_err() && seconds("long", true).is_err());
     }
 }
