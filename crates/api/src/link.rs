@@ -428,6 +428,9 @@ pub struct PathState {
     /// Round trip, microseconds, as last measured.
     #[serde(default)]
     pub rtt_us: Option<u64>,
+    /// Longest frame that the path carries whole, bytes, as far as found.
+    #[serde(default)]
+    pub mtu: Option<u16>,
 }
 
 /// Counters.

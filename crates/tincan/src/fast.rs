@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use api::{Cidr, NetworkId};
 
 use crate::forward::{DropReason, Drops, is_group};
-use crate::frame::Frame;
+use crate::frame::{Frame, must_pass};
 use crate::limits;
 use crate::record::{HEADER, Header, Lane, OpenKeys, ReceiverIndex, SealKey, TAG};
 
@@ -33,7 +33,7 @@ use self::slice::{Shape, Slices};
 use self::trains::Trains;
 
 /// Bytes of TURN channel data before a record (RFC 8656 section 12.4).
-const CHANNEL: usize = 4;
+pub(crate) const CHANNEL: usize = 4;
 /// Room that `outbound` wants before the frame: channel data header, record header, kind (lane 0).
 pub const HEADROOM: usize = CHANNEL + HEADER + 1;
 /// Room that `outbound` wants behind the frame.
@@ -96,6 +96,8 @@ pub struct FastLink {
     pub path: FastPath,
     /// The largest inner frame that the path carries.
     pub frame_max: usize,
+    /// The engine cuts larger frames, all of them, as it does not know yet what the path carries.
+    pub cuts: bool,
     /// Counters.
     pub shared: Arc<LinkShared>,
 }
@@ -152,6 +154,8 @@ pub struct LinkShared {
     pub received_bytes: AtomicU64,
     /// Records opened on the expected path, frames refused included: signs of life.
     pub opened: AtomicU64,
+    /// Frames that not every path carries were sent; cleared by the engine at each look.
+    pub large: AtomicBool,
     /// The engine samples the counters; cleared by it when they rest.
     pub watched: AtomicBool,
     /// Frames and records dropped on this link.
@@ -159,7 +163,11 @@ pub struct LinkShared {
 }
 
 impl LinkShared {
-    fn on_sent(&self, frames: usize, bytes: usize) -> bool {
+    /// The longest of these frames had `longest` bytes. True: tell the engine that traffic began.
+    pub(crate) fn on_sent(&self, frames: usize, bytes: usize, longest: usize) -> bool {
+        if longest > limits::FRAME_SURE && !self.large.load(Ordering::Relaxed) {
+            self.large.store(true, Ordering::Relaxed);
+        }
         self.sent_frames.fetch_add(frames as u64, Ordering::Relaxed);
         self.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.wants_waking()
@@ -286,10 +294,15 @@ pub fn outbound(snapshot: &Snapshot, lanes: &mut Lanes, network: NetworkId, buff
         return Outbound::ToEngine;
     };
     let engine_only = link.path == FastPath::Engine && lanes.id != 0;
-    if engine_only || frame.len() > link.frame_max {
+    if engine_only || payload_len(lanes, frame) > link.frame_max {
         return Outbound::ToEngine;
     }
     seal(link, lanes, slot, buffer)
+}
+
+/// Bytes that a frame becomes before it is sealed: on lane 0 a kind stands before it.
+fn payload_len(lanes: &Lanes, frame: &[u8]) -> usize {
+    frame.len() + usize::from(lanes.id == 0)
 }
 
 /// Seals a frame for a link that is already known; room in `buffer` as for `outbound`.
@@ -315,7 +328,7 @@ pub fn seal(link: &FastLink, lanes: &mut Lanes, slot: LinkSlot, buffer: &mut [u8
         }
         FastPath::Direct { .. } | FastPath::Engine => start..buffer.len(),
     };
-    let wake = link.shared.on_sent(1, frame_bytes);
+    let wake = link.shared.on_sent(1, frame_bytes, frame_bytes);
     Outbound::Sealed {
         range,
         path: link.path,
@@ -369,8 +382,14 @@ pub fn depart(
     if lanes.id == 0 {
         return Departed::ToEngine;
     }
-    if slices.largest() > link.frame_max {
-        return Departed::FirstToEngine;
+    let longest = slices.largest();
+    if longest > link.frame_max {
+        let all = link.cuts || must_pass(frame, longest);
+        return if all {
+            Departed::ToEngine
+        } else {
+            Departed::FirstToEngine
+        };
     }
     let (mut frames, mut bytes) = (0, 0);
     while let Some(length) = slices.next_len() {
@@ -390,7 +409,7 @@ pub fn depart(
         frames += 1;
         bytes += length;
     }
-    let wake = link.shared.on_sent(frames, bytes);
+    let wake = link.shared.on_sent(frames, bytes, longest);
     Departed::Sealed(wake.then_some(slot))
 }
 

@@ -51,6 +51,8 @@ reasons! {
     GroupRate = "group_rate",
     /// Larger than the path carries.
     TooBig = "too_big",
+    /// Parts of a frame that was cut and of which the rest did not come.
+    Incomplete = "incomplete",
     /// The session's keys are used up.
     Exhausted = "keys_exhausted",
     /// A record for nobody here.

@@ -6,6 +6,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::limits;
+
 /// What forwarding knows of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
@@ -69,6 +71,17 @@ impl Frame {
     }
 }
 
+/// Whether frames of `longest` bytes with this header must pass every path, cut if need be: IPv4 frames that may be
+/// fragmented (RFC 791 section 2.3), and IPv6 frames that no sender makes shorter (RFC 8200 section 5).
+pub fn must_pass(header: &[u8], longest: usize) -> bool {
+    const DONT_FRAGMENT: u8 = 0x40;
+    match header.first().map(|first| first >> 4) {
+        Some(4) => header.get(6).is_some_and(|flags| flags & DONT_FRAGMENT == 0),
+        Some(6) => longest <= usize::from(limits::MTU_MIN),
+        _ => false,
+    }
+}
+
 /// The ICMP or ICMPv6 error "host (address) unreachable" for `frame`; none where none may be sent.
 pub fn unreachable(frame: &[u8]) -> Option<Vec<u8>> {
     match Frame::parse(frame).ok()?.source {
@@ -81,12 +94,12 @@ pub fn unreachable(frame: &[u8]) -> Option<Vec<u8>> {
 
 /// The error "fragmentation needed" or "frame too big" that tells the sender of `frame` to send at most `mtu` bytes.
 pub fn too_big(frame: &[u8], mtu: u16) -> Option<Vec<u8>> {
-    let [high, low] = mtu.to_be_bytes();
+    let rest = |mtu: u16| u32::from(mtu).to_be_bytes();
     match Frame::parse(frame).ok()?.source {
         // RFC 1191 section 4: type 3 code 4, next-hop MTU in the last 16 bits.
-        IpAddr::V4(_) => icmp_v4(frame, 3, 4, [0, 0, high, low]),
-        // RFC 4443 section 3.2: type 2 code 0.
-        IpAddr::V6(_) => icmp_v6(frame, 2, 0, [0, 0, high, low]),
+        IpAddr::V4(_) => icmp_v4(frame, 3, 4, rest(mtu)),
+        // RFC 4443 section 3.2: type 2 code 0. Less than 1280 nobody obeys (RFC 8201 section 4): such frames are cut.
+        IpAddr::V6(_) => icmp_v6(frame, 2, 0, rest(mtu.max(limits::MTU_MIN))),
     }
 }
 

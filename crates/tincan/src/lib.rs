@@ -16,6 +16,7 @@ pub mod limits;
 pub mod link;
 pub mod netcheck;
 pub mod node;
+pub mod parts;
 pub mod record;
 pub mod replay;
 pub mod session;

@@ -95,6 +95,18 @@ pub const CANDIDATES: usize = ICE_LOCAL_CANDIDATES;
 pub const FRAME: usize = 9000;
 /// Smallest NIC MTU: IPv6 demands it (RFC 8200 section 5).
 pub const MTU_MIN: u16 = 1280;
+/// Frames up to this pass over every path of 1280 bytes, whatever carries it; larger ones are watched.
+pub const FRAME_SURE: usize = 1200;
+/// Size probes of one link that may still be answered: four full volleys.
+pub const SIZE_PROBES: usize = 32;
+/// Parts of one frame: the longest over the smallest path is 19.
+pub const PARTS: usize = 24;
+/// Frames of one link that miss parts: more than are on their way at once where one after the other is cut.
+pub const JOINS: usize = 64;
+/// Bytes of parts of one link that wait.
+pub const JOIN_BYTES: usize = 128 * 1024;
+/// How long parts wait for the others: longer than wires hold things back.
+pub const JOIN_TIME: Duration = Duration::from_secs(1);
 /// Longest datagram that is looked at.
 pub const DATAGRAM: usize = 65_535;
 /// Frames that wait for one peer's link.

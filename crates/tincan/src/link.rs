@@ -11,8 +11,10 @@
 
 mod control;
 mod making;
+mod mtu;
 pub(crate) mod paths;
 mod resend;
+mod sizes;
 mod up;
 
 use std::collections::VecDeque;
@@ -21,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use api::link::{LinkPhase, PathKind, PathState};
+use api::link::{LinkPhase, PathState};
 use api::{NetworkId, NodeId, SessionId};
 use rand::RngCore;
 use rand_chacha::ChaCha12Rng;
@@ -30,10 +32,12 @@ use crate::fast::{LinkShared, LinkSlot, Tell};
 use crate::forward::DropReason;
 use crate::ice::{AddressPolicy, Agent, AgentEvent, Candidate, Credentials, Pair};
 use crate::keys::NodeKey;
+use crate::parts::Joiner;
 use crate::record::{Cipher, Header, Lane, OpenKeys, ReceiverIndex};
 use crate::session::Role;
 use crate::signal::{self, Body, LinkSecret};
 use making::Making;
+use mtu::Mtu;
 use paths::{Ends, Paths};
 use resend::{Again, Resend};
 use up::Up;
@@ -116,6 +120,8 @@ pub(crate) struct LinkConfig {
     pub(crate) role: Role,
     pub(crate) is_offerer: bool,
     pub(crate) policy: AddressPolicy,
+    /// The NIC's MTU as the link begins.
+    pub(crate) mtu: u16,
 }
 
 /// One link.
@@ -132,7 +138,10 @@ pub(crate) struct Link {
     phase: Phase,
     paths: Paths,
     deadline: Instant,
-    pub(crate) frame_max: usize,
+    mtu: Mtu,
+    /// Numbers the frames that are cut.
+    cut: u16,
+    joiner: Joiner,
     out: VecDeque<LinkOutput>,
     scratch: Vec<u8>,
 }
@@ -170,6 +179,7 @@ impl Link {
             let _ = agent.add_local(cx.now, *candidate);
         }
         let follows = config.role == Role::Server;
+        let mtu = config.mtu;
         Self {
             config,
             peer_instance: None,
@@ -181,7 +191,9 @@ impl Link {
             phase: Phase::Checking,
             paths: Paths::new(cx.now, follows),
             deadline: cx.now + SETUP_TIME,
-            frame_max: crate::limits::FRAME,
+            mtu: Mtu::new(usize::from(mtu)),
+            cut: 0,
+            joiner: Joiner::default(),
             out: VecDeque::new(),
             scratch: Vec::new(),
         }
@@ -378,6 +390,7 @@ impl Link {
             let is_relayed = candidate.kind == crate::ice::CandidateKind::Relayed;
             if is_relayed && self.paths.mark_relayed(cx.now, candidate.address) && self.is_up() {
                 self.out.push_back(LinkOutput::PathChanged);
+                self.start_mtu(cx);
             }
         }
     }
@@ -591,12 +604,14 @@ impl Link {
             Phase::Up(up) => (up.poll_timeout(), None),
         };
         let paths = if self.is_up() { self.paths.due() } else { None };
+        let mtu = if self.is_up() { self.mtu.poll_timeout() } else { None };
         let restart = self.restart.map(|resend| resend.at);
         let agent = self.agent.poll_timeout();
         [
             own,
             deadline,
             paths,
+            mtu,
             restart,
             agent,
             self.candidates_again.map(|again| again.at),
@@ -622,22 +637,5 @@ impl Link {
     fn close_with(&mut self, reason: &str) {
         self.phase = Phase::Closed;
         self.out.push_back(LinkOutput::Down(reason.to_owned()));
-    }
-
-    /// The path in use as people see it.
-    pub(crate) fn path_state(&self) -> Option<PathState> {
-        self.paths.current()?;
-        let path = self.paths.last()?;
-        Some(PathState {
-            kind: if path.is_relayed {
-                PathKind::Turn
-            } else {
-                PathKind::Direct
-            },
-            local: path.ends.local,
-            remote: path.ends.remote,
-            via: None,
-            rtt_us: path.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
-        })
     }
 }

@@ -495,7 +495,8 @@ impl Node {
         Some(FastLink {
             sealer: link.up()?.session().sealer(),
             path: self.fast_path(link)?,
-            frame_max: link.frame_max,
+            frame_max: link.frame_max(),
+            cuts: link.cuts(),
             shared: link.shared.clone(),
         })
     }

@@ -211,6 +211,14 @@ impl Relays {
         self.relays.get(&relay).map(|(_, address)| *address)
     }
 
+    /// The address of the server of a relay.
+    pub fn server_of(&self, relay: RelayId) -> Option<SocketAddr> {
+        let (at, address) = self.relays.get(&relay)?;
+        let mut clients = self.hosts.get(*at)?.clients.iter();
+        let client = clients.find(|client| client.relayed().contains(address))?;
+        Some(client.server.address)
+    }
+
     /// How the server of a relay is spoken to.
     pub fn transport_of(&self, relay: RelayId) -> Option<&TurnTransport> {
         let (at, address) = self.relays.get(&relay)?;

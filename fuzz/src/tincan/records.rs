@@ -147,6 +147,7 @@ fn end(role: Role, path: Option<FastPath>) -> End {
         sealer: session.sealer(),
         path,
         frame_max: FRAME_MAX,
+        cuts: false,
         shared: shared.clone(),
     };
     let servers = match path {

@@ -34,6 +34,7 @@ fn end(own: &str, peer: &str, session: &Session, path: FastPath) -> End {
         sealer: session.sealer(),
         path,
         frame_max: 1400,
+        cuts: false,
         shared: shared.clone(),
     }));
     let servers = match path {

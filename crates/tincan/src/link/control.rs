@@ -1,7 +1,7 @@
-//! Control records of a link that is up (lane 0): probes, answers, and the news of a move.
+//! Control records of a link that is up (lane 0): probes, answers, the news of a move, and parts of frames.
 //!
 //! Promises: an answer goes back the way its probe came; a path that is not in use is probed in a way that moves nobody.
-//! Refuses to know: when to probe and what an answer changes (`paths`).
+//! Refuses to know: when to probe and what an answer changes (`paths`, `mtu`).
 
 use rand::RngCore;
 
@@ -22,10 +22,16 @@ const ANSWER: u8 = 2;
 const MOVED: u8 = 3;
 /// Lane 0: a probe of a path that is not in use.
 const SEARCH: u8 = 4;
+/// Lane 0: does a record of this length arrive? A token, and zeros to the length that is asked for.
+pub(super) const SIZE: u8 = 5;
+/// Lane 0: it did, with its token.
+const SIZE_ANSWER: u8 = 6;
+/// Lane 0: a part of a frame.
+pub(super) const PART: u8 = 7;
 
-/// Whether a control record only looks for paths.
+/// Whether a control record only looks for paths and sizes.
 pub(super) fn is_search(payload: &[u8]) -> bool {
-    matches!(payload.first(), Some(&SEARCH | &ANSWER))
+    matches!(payload.first(), Some(&SEARCH | &ANSWER | &SIZE | &SIZE_ANSWER))
 }
 
 impl Link {
@@ -45,8 +51,20 @@ impl Link {
         if kind == MOVED {
             return Ok(());
         }
-        let token: [u8; 8] = body.try_into().map_err(|_| DropReason::BadControl)?;
+        if kind == PART {
+            return self.on_part(cx, index, body);
+        }
+        let (token, padding) = body.split_first_chunk::<8>().ok_or(DropReason::BadControl)?;
+        if kind != SIZE && !padding.is_empty() {
+            return Err(DropReason::BadControl);
+        }
+        let token = *token;
         match kind {
+            SIZE => self.send_control(cx, ends, SIZE_ANSWER, &token),
+            SIZE_ANSWER => {
+                self.mtu.on_answer(cx.now, u64::from_be_bytes(token));
+                self.drain_mtu(cx);
+            }
             PROBE | SEARCH => self.send_control(cx, ends, ANSWER, &token),
             ANSWER => self.on_answer(cx, ends, u64::from_be_bytes(token)),
             _ => return Err(DropReason::BadControl),
@@ -72,7 +90,7 @@ impl Link {
         }
     }
 
-    fn send_control(&mut self, cx: &mut Cx<'_>, ends: Ends, kind: u8, body: &[u8]) {
+    pub(super) fn send_control(&mut self, cx: &mut Cx<'_>, ends: Ends, kind: u8, body: &[u8]) {
         let Phase::Up(up) = &mut self.phase else {
             return;
         };
@@ -167,7 +185,7 @@ impl Link {
     /// Another path is in use.
     pub(super) fn on_moved(&mut self, cx: &mut Cx<'_>) {
         self.restart = None;
-        self.frame_max = limits::FRAME;
+        self.start_mtu(cx);
         if let Some(ends) = self.paths.current() {
             self.send_control(cx, ends, MOVED, &[]);
         }
@@ -180,6 +198,10 @@ impl Link {
         all.add("outputs of a link", self.out.len(), 0);
         all.add("paths of a link", self.paths.iter().count(), limits::PATHS);
         all.add("probes of a link", self.paths.probes_out(), limits::PROBES);
+        all.add("size probes of a link", self.mtu.probes_out(), limits::SIZE_PROBES);
+        let (frames, bytes) = self.joiner.level();
+        all.add("cut frames of a link", frames, limits::JOINS);
+        all.add("bytes of cut frames of a link", bytes, limits::JOIN_BYTES);
         self.agent.gauges(all);
         match &self.phase {
             Phase::Securing(making) => making.handshake.gauges(all),

@@ -275,6 +275,7 @@ impl Link {
         self.out.push_back(LinkOutput::Changed);
         self.out.push_back(LinkOutput::Up);
         self.shared.watched.store(true, Ordering::Relaxed);
+        self.start_mtu(cx);
         self.watch(cx);
     }
 
@@ -423,8 +424,11 @@ impl Link {
         (sent, opened) != (was_sent, was_opened)
     }
 
-    fn tick(&mut self, now: Instant) {
+    fn tick(&mut self, cx: &mut Cx<'_>) {
+        let now = cx.now;
         let moved = self.look(now);
+        let large = self.shared.large.swap(false, Ordering::Relaxed);
+        self.mtu.on_look(now, moved, large);
         let uneasy = self.paths.is_uneasy();
         let Phase::Up(up) = &mut self.phase else {
             return;
@@ -449,8 +453,10 @@ impl Link {
         let now = cx.now;
         let due = |at: Option<Instant>| at.is_some_and(|at| now >= at);
         if self.up().is_some_and(|up| due(up.sample.next)) {
-            self.tick(now);
+            self.tick(cx);
         }
+        self.mtu.handle_timeout(now);
+        self.drain_mtu(cx);
         self.step(cx);
         if self.restart.as_mut().is_some_and(|resend| resend.is_due(now)) {
             self.send_restart(false);
@@ -459,6 +465,9 @@ impl Link {
     }
 
     fn session_timeout(&mut self, cx: &mut Cx<'_>) {
+        self.shared
+            .drops
+            .add(DropReason::Incomplete, self.joiner.expire(cx.now));
         let Phase::Up(up) = &mut self.phase else {
             return;
         };

@@ -158,6 +158,10 @@ impl Node {
         if let Some(net) = self.networks.get_mut(&id) {
             net.nic.waiting.push_back(call);
         }
+        let links = self.links.iter().filter(|(_, entry)| entry.link.config.network == id);
+        for link in links.map(|(link, _)| *link).collect::<Vec<_>>() {
+            self.with_link(now, link, |link, cx| link.set_mtu(cx, config.mtu));
+        }
         let policy = self.policy();
         self.gatherer.set_policy(policy);
         self.drain_gatherer(now);

@@ -10,18 +10,15 @@ use api::link::Event;
 use api::{NetworkId, NodeId};
 
 use super::{IfAddr, Node, Output};
-use crate::fast::{self, Inbound, Tell};
+use crate::fast::{self, FastPath, Inbound, Tell};
 use crate::forward::DropReason;
 use crate::gather::GatherEvent;
 use crate::ice::{plain, stun_username};
 use crate::limits;
-use crate::link::LinkId;
 use crate::link::paths::Ends;
+use crate::link::{Link, LinkId};
 use crate::record::Header;
 use crate::turn::{Handled, RelayOutput, Source, StreamId, StreamInput};
-
-/// Inner frames that paths are tried with: jumbo, Ethernet under IPv6, PPPoE and one tunnel more, what IPv6 demands.
-const FRAME_STEPS: [usize; 4] = [8900, 1400, 1340, 1280];
 
 /// Well before `Relays` takes a channel for unused.
 const KEEP_CHANNEL: Duration = Duration::from_secs(60);
@@ -97,18 +94,26 @@ impl Node {
     /// The kernel refused a datagram of `size` bytes to `remote` as too big for the path.
     pub fn handle_too_big(&mut self, now: Instant, remote: SocketAddr, size: usize) {
         let remote = plain(remote);
-        let frame = size.saturating_sub(crate::record::OVERHEAD);
-        // One step down; finding the exact size of a path is a matter of its own.
-        let frame_max = FRAME_STEPS.into_iter().find(|step| *step < frame);
-        let frame_max = frame_max.unwrap_or(usize::from(limits::MTU_MIN));
-        for entry in self.links.values_mut() {
-            let is_there = entry.link.paths().current().is_some_and(|ends| ends.remote == remote);
-            if is_there && entry.link.frame_max > frame_max {
-                entry.link.frame_max = frame_max;
-                self.is_dirty = true;
-            }
+        for (id, in_channel) in self.links_towards(remote) {
+            self.with_link(now, id, |link, cx| link.on_too_big(cx, in_channel, size));
         }
         self.settle(now);
+    }
+
+    /// Links whose datagrams go to this address; true: in a TURN server's channel.
+    fn links_towards(&self, remote: SocketAddr) -> Vec<(LinkId, bool)> {
+        let by_relay = |link: &Link| {
+            let relay = self.relays.relay_of(link.paths().current()?.local)?;
+            (self.relays.server_of(relay)? == remote).then_some(true)
+        };
+        let towards = |link| match self.fast_path(link)? {
+            FastPath::Direct { remote: to, .. } => (to == remote).then_some(false),
+            FastPath::Channel { .. } | FastPath::Engine => by_relay(link),
+        };
+        let links = self.links.iter();
+        links
+            .filter_map(|(id, entry)| Some((*id, towards(&entry.link)?)))
+            .collect()
     }
 
     /// Has the link to a peer say anything (kind, then body) in a control record or on its stream: for fuzzing.

@@ -85,21 +85,35 @@ impl Node {
             return Err(DropReason::NoRoute);
         };
         let between = Between { network, peer };
-        if let Some(frame_max) = self.frame_max(between)
-            && bytes.len() > frame_max
-        {
-            let mtu = u16::try_from(frame_max).unwrap_or(u16::MAX);
-            self.answer(now, network, frame::too_big(bytes, mtu));
-            return Err(DropReason::TooBig);
+        if let Some((frame_max, cuts)) = self.sizes(between) {
+            return self.fit(now, between, bytes, frame_max, cuts);
         }
         self.stage(now, between, bytes)
     }
 
-    /// The largest frame of the path to a peer, where it has one now.
-    fn frame_max(&self, between: Between) -> Option<usize> {
+    /// The largest frame of the path to a peer, where it has one now, and whether larger ones are cut.
+    fn sizes(&self, between: Between) -> Option<(usize, bool)> {
         let peer = self.networks.get(&between.network)?.peers.get(&between.peer)?;
         let link = &self.links.get(&peer.current?)?.link;
-        link.paths().current().map(|_| link.frame_max)
+        link.paths().current().map(|_| (link.frame_max(), link.cuts()))
+    }
+
+    /// What the fast path found too large for the path: it is cut, or its sender is told.
+    fn fit(
+        &mut self,
+        now: Instant,
+        between: Between,
+        bytes: &[u8],
+        frame_max: usize,
+        cuts: bool,
+    ) -> Result<(), DropReason> {
+        let passes = bytes.len() <= frame_max || cuts || frame::must_pass(bytes, bytes.len());
+        if passes && self.send_to(now, between, bytes) {
+            return Ok(());
+        }
+        let mtu = u16::try_from(frame_max).unwrap_or(u16::MAX);
+        self.answer(now, between.network, frame::too_big(bytes, mtu));
+        Err(DropReason::TooBig)
     }
 
     /// Gives our own host an ICMP error, within the rate.
@@ -131,9 +145,13 @@ impl Node {
         let Some(id) = peer.and_then(|peer| peer.current) else {
             return false;
         };
-        let Some(link) = self.fast_link(id).filter(|link| bytes.len() <= link.frame_max) else {
+        let Some(link) = self.fast_link(id) else {
             return false;
         };
+        // Lane 0 has a kind before the frame.
+        if bytes.len() >= link.frame_max {
+            return self.with_link(now, id, |link, cx| link.send_cut(cx, bytes)) == Some(Ok(()));
+        }
         let Some(slot) = self.links.get(&id).map(|entry| entry.link.config.slot) else {
             return false;
         };

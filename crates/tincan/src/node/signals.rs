@@ -182,7 +182,8 @@ impl Node {
         is_offerer: bool,
     ) -> Option<LinkConfig> {
         let Between { network, peer } = between;
-        let own = self.networks.get(&network)?.key.id();
+        let net = self.networks.get(&network)?;
+        let (own, mtu) = (net.key.id(), net.config.mtu);
         let slot = self.free_slot()?;
         let id = LinkId(self.next_link);
         self.next_link += 1;
@@ -196,6 +197,7 @@ impl Node {
             role: if own < peer { Role::Client } else { Role::Server },
             is_offerer,
             policy: self.policy(),
+            mtu,
         })
     }
 

@@ -98,6 +98,7 @@ fn snapshot(own: u8, peer: u8, sessions: Vec<Session>) -> Snapshot {
             sealer: session.sealer(),
             path,
             frame_max: 9000,
+            cuts: false,
             shared: shared.clone(),
         }));
         receivers.push(FastReceiver {

@@ -104,6 +104,7 @@ fn some_path() -> PathState {
         remote: address,
         via: None,
         rtt_us: Some(1000),
+        mtu: Some(1400),
     }
 }
 

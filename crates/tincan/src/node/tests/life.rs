@@ -1,6 +1,5 @@
 //! Links that begin together, end in the middle of traffic, or carry frames too large for their path.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use api::link::{Event, LinkCall, LinkPhase};
@@ -11,7 +10,6 @@ use crate::fast::{self, Outbound};
 use crate::forward::DropReason;
 use crate::frame::Frame;
 use crate::frame::tests::frame;
-use crate::limits;
 
 #[test]
 fn dialling_at_nearly_the_same_time_makes_one_link() {
@@ -166,45 +164,96 @@ fn shutdown_tells_every_peer() {
     assert_eq!(world.hosts[0].node.poll_timeout(), None);
 }
 
-#[test]
-fn a_frame_too_large_for_the_path_is_answered_with_the_size_that_fits() {
-    for family in [0, 1] {
-        let mut world = World::linked();
-        let remote = world.hosts[1].addresses[0];
-        let now = world.now;
-        // The kernel refused a full frame of 1400 bytes.
-        world.hosts[0]
-            .node
-            .handle_too_big(now, remote, 1400 + crate::record::OVERHEAD);
-        let [source, destination] = [inner(1)[family], inner(2)[family]];
-        let head = if family == 0 { 20 } else { 40 };
-        let make = |length: usize| frame(&source.to_string(), &destination.to_string(), &vec![7; length - head]);
-        let (fits, too_big) = (make(1340), make(1341));
-        world.send_frame(0, &fits);
-        world.send_frame(0, &too_big);
-        world.run(ms(50));
-        assert_eq!(world.hosts[1].frames, [fits]);
-        let [answer] = &world.hosts[0].frames[..] else {
-            panic!("one answer: {:?}", world.hosts[0].frames);
-        };
-        assert_eq!(Frame::parse(answer).unwrap().destination, source);
-        // RFC 1191: 16 bits at 26; RFC 4443 section 3.2: 32 bits at 44.
-        let told = match source {
-            IpAddr::V4(_) => u32::from(u16::from_be_bytes([answer[26], answer[27]])),
-            IpAddr::V6(_) => u32::from_be_bytes(answer[44..48].try_into().unwrap()),
-        };
-        assert_eq!(told, 1340);
-        assert_eq!(world.state(0).networks[0].drops[DropReason::TooBig.name()], 1);
-        // However often the kernel refuses, what IPv6 demands is still tried.
-        for _ in 0..10 {
-            world.hosts[0].node.handle_too_big(now, remote, 100);
-        }
-        world.hosts[1].frames.clear();
-        let smallest = make(usize::from(limits::MTU_MIN));
-        world.send_frame(0, &smallest);
-        world.run(ms(50));
-        assert_eq!(world.hosts[1].frames, [smallest]);
+/// Datagrams of this size carry frames of 1224 bytes: what an IPv4 path of 1280 bytes leaves.
+const NARROW: usize = 1252;
+
+/// An inner frame of so many bytes from the first host to the second that may not be fragmented.
+fn long_frame(family: usize, length: usize) -> Vec<u8> {
+    let [source, destination] = [inner(1)[family].to_string(), inner(2)[family].to_string()];
+    let head = if family == 0 { 20 } else { 40 };
+    let mut frame = frame(&source, &destination, &vec![7; length - head]);
+    if family == 0 {
+        frame[6] = 0x40;
     }
+    frame
+}
+
+/// The MTU that an ICMP error tells: RFC 1191 section 4, 16 bits at 26; RFC 4443 section 3.2, 32 bits at 44.
+fn told(answer: &[u8]) -> u32 {
+    match answer[0] >> 4 {
+        4 => u32::from(u16::from_be_bytes([answer[26], answer[27]])),
+        _ => u32::from_be_bytes(answer[44..48].try_into().unwrap()),
+    }
+}
+
+#[test]
+fn what_the_kernel_refuses_is_told_to_the_sender_with_the_size_that_fits() {
+    for (family, too_long, mtu) in [(0, 1225, 1224), (1, 1281, 1280)] {
+        let mut world = World::linked();
+        world.interface = NARROW;
+        world.send_frame(0, &long_frame(family, 1400));
+        world.run(ms(600));
+        assert_eq!(world.peer(0, 1).path.unwrap().mtu, Some(1224));
+        world.hosts[1].frames.clear();
+        for length in [100, 1223, 1224] {
+            world.send_frame(0, &long_frame(family, length));
+        }
+        world.send_frame(0, &long_frame(family, too_long));
+        world.run(ms(50));
+        let arrived: Vec<usize> = world.hosts[1].frames.iter().map(Vec::len).collect();
+        assert_eq!(arrived, [100, 1223, 1224]);
+        let [answer] = &world.hosts[0].frames[..] else {
+            panic!("one answer: {:?}", world.hosts[0].frames.len());
+        };
+        assert_eq!(Frame::parse(answer).unwrap().destination, inner(1)[family]);
+        assert_eq!(told(answer), mtu);
+        assert_eq!(world.state(0).networks[0].drops[DropReason::TooBig.name()], 1);
+    }
+}
+
+#[test]
+fn frames_that_must_pass_are_cut_and_joined() {
+    let mut world = World::linked();
+    world.carries = NARROW;
+    // Not a word from the kernel: only probes can tell.
+    world.send_frame(0, &long_frame(1, 1400));
+    world.run(Duration::from_secs(2));
+    assert_eq!(world.peer(0, 1).path.unwrap().mtu, Some(1224));
+    world.hosts[1].frames.clear();
+    let mut fragment = long_frame(0, 1400);
+    fragment[6] = 0x20;
+    for frame in [long_frame(1, 1280), fragment.clone(), long_frame(1, 1225)] {
+        world.send_frame(0, &frame);
+    }
+    world.run(ms(50));
+    assert_eq!(
+        world.hosts[1].frames,
+        [long_frame(1, 1280), fragment, long_frame(1, 1225)]
+    );
+    assert_eq!(world.hosts[0].frames.len(), 0);
+}
+
+#[test]
+fn a_cut_frame_with_a_foreign_source_is_dropped() {
+    let mut world = World::linked();
+    let mut foreign = long_frame(1, 1280);
+    foreign[20] ^= 1;
+    world.meddle(0, |link, cx| link.send_cut(cx, &foreign).unwrap());
+    world.run(ms(50));
+    assert_eq!(world.hosts[1].frames.len(), 0);
+    assert_eq!(world.peer(1, 0).drops[DropReason::Source.name()], 1);
+}
+
+#[test]
+fn a_refusal_of_next_to_nothing_leaves_the_link_as_it_is() {
+    let mut world = World::linked();
+    let (now, remote) = (world.now, world.hosts[1].addresses[0]);
+    for _ in 0..10 {
+        world.hosts[0].node.handle_too_big(now, remote, 100);
+    }
+    world.send_frame(0, &long_frame(1, 1280));
+    world.run(ms(50));
+    assert_eq!(world.hosts[1].frames, [long_frame(1, 1280)]);
 }
 
 #[test]

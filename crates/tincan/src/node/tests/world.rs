@@ -73,6 +73,10 @@ pub(super) struct World {
     pub(super) alias: BTreeMap<SocketAddr, SocketAddr>,
     /// Hosts whose machine sleeps: they hear nothing and do nothing.
     pub(super) asleep: BTreeSet<usize>,
+    /// Longer datagrams are lost without a word.
+    pub(super) carries: usize,
+    /// Longer datagrams are refused by the sender's kernel.
+    pub(super) interface: usize,
     /// Every n-th datagram is lost.
     pub(super) lose_every: Option<u64>,
     /// Signals are not carried but kept in `signals`.
@@ -119,6 +123,8 @@ impl World {
             cut: BTreeSet::new(),
             alias: BTreeMap::new(),
             asleep: BTreeSet::new(),
+            carries: usize::MAX,
+            interface: usize::MAX,
             lose_every: None,
             hold_signals: false,
             signals: Vec::new(),
@@ -416,11 +422,14 @@ impl World {
         let from = self.alias.get(&real).copied().unwrap_or(real);
         let aliased = self.alias.iter().find(|(_, public)| **public == remote);
         let to = aliased.map_or(remote, |(real, _)| *real);
+        if bytes.len() > self.interface {
+            return self.hosts[at].node.handle_too_big(self.now, remote, bytes.len());
+        }
         self.sent_count += 1;
         if self.keep_sent {
             self.sent.push((from, to, bytes.clone()));
         }
-        let lost = self.lose_every.is_some_and(|n| self.sent_count.is_multiple_of(n));
+        let lost = bytes.len() > self.carries || self.lose_every.is_some_and(|n| self.sent_count.is_multiple_of(n));
         // Behind an alias the host itself cannot be reached by its own address.
         let hidden = aliased.is_none() && self.alias.contains_key(&to);
         if !lost && !hidden && !self.cut.contains(&(from, to)) && !self.cut.contains(&(real, remote)) {
