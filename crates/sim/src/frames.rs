@@ -30,7 +30,8 @@ pub fn build(source: IpAddr, target: IpAddr, label: Label, length: usize) -> Vec
     let mut frame = match (source, target) {
         (IpAddr::V4(source), IpAddr::V4(target)) => {
             let total = (20 + body.len()) as u16;
-            let mut head = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 253, 0, 0];
+            // May not be fragmented, as nearly every host sends.
+            let mut head = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 253, 0, 0];
             head[2..4].copy_from_slice(&total.to_be_bytes());
             head.extend_from_slice(&source.octets());
             head.extend_from_slice(&target.octets());
@@ -75,6 +76,26 @@ pub fn read(frame: &[u8]) -> Option<(IpAddr, IpAddr, Label)> {
         6 => Some((ip6(8)?, ip6(24)?, label)),
         _ => None,
     }
+}
+
+/// The MTU that an ICMP error "too big" tells, and to whom; the frame that it quotes is not looked at.
+pub fn read_too_big(frame: &[u8]) -> Option<(IpAddr, u32)> {
+    let ip6 = |at: usize| {
+        frame
+            .get(at..at + 16)?
+            .try_into()
+            .ok()
+            .map(|b: [u8; 16]| IpAddr::from(b))
+    };
+    let ip4 = |at: usize| frame.get(at..at + 4)?.try_into().ok().map(|b: [u8; 4]| IpAddr::from(b));
+    let (&version, is_v4) = (frame.first()?, frame.first()? >> 4 == 4);
+    // RFC 792 and RFC 1191: protocol 1, type 3, code 4. RFC 4443 section 3.2: next header 58, type 2, code 0.
+    let (protocol, head, kind) = if is_v4 { (9, 20, [3, 4]) } else { (6, 40, [2, 0]) };
+    let is_icmp = frame.get(protocol) == Some(if is_v4 { &1 } else { &58 });
+    let is_ours = matches!(version >> 4, 4 | 6) && is_icmp && frame.get(head..head + 2)? == kind;
+    let mtu: [u8; 4] = frame.get(head + 4..head + 8)?.try_into().ok()?;
+    let to = if is_v4 { ip4(16) } else { ip6(24) };
+    is_ours.then_some((to?, u32::from_be_bytes(mtu)))
 }
 
 /// Whether the pattern is in the bytes.

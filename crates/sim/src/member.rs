@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use api::link::{Event, LinkCall, NetworkConfig, NicKind, PathState, PeerConfig, ServersConfig, State, default_mtu};
+use api::link::{Event, LinkCall, NetworkConfig, NicKind, PathState, PeerConfig, ServersConfig, State};
 use api::rpc::Empty;
 use api::{Blob, Cidr, NetworkId, NodeId};
 use rustls::RootCertStore;
@@ -122,7 +122,14 @@ pub struct Member {
 
 impl Member {
     /// Starts it with a network, before any server or peer is known.
-    pub fn start(identity: Identity, network: NetworkId, seed: [u8; 32], instance: u64, now: Instant) -> Self {
+    pub fn start(
+        identity: Identity,
+        network: NetworkId,
+        seed: [u8; 32],
+        instance: u64,
+        mtu: u16,
+        now: Instant,
+    ) -> Self {
         let config = NodeConfig {
             device: DeviceSecret::from_bytes(identity.device),
             roots: Vec::new(),
@@ -160,7 +167,7 @@ impl Member {
                 network,
                 kind: NicKind::Ip,
                 nic: None,
-                mtu: default_mtu(),
+                mtu,
                 addresses: vec![cidr(v4, 24), cidr(v6, 64)],
             }),
         );
@@ -263,6 +270,12 @@ impl Member {
             Outbound::ToEngine => self.node.handle_frame(now, self.network, frame),
             Outbound::Dropped(_) => {}
         }
+        self.settle(now);
+    }
+
+    /// The kernel refused to send a datagram, as it is too large.
+    pub fn handle_too_big(&mut self, now: Instant, remote: SocketAddr, bytes: usize) {
+        self.node.handle_too_big(now, remote, bytes);
         self.settle(now);
     }
 

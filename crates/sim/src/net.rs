@@ -6,6 +6,7 @@
 //! A *realm* is a place where addresses are reached without a gateway: the public internet, or the inside of a
 //! gateway. Realms are a tree; every realm but the public one has one gateway, which stands in its parent.
 
+mod sizes;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -178,6 +179,8 @@ struct Host {
     addresses: Vec<IpAddr>,
     line: Line,
     up: bool,
+    /// Larger IP datagrams are refused as they are sent.
+    interface: usize,
 }
 
 enum Hop {
@@ -264,6 +267,7 @@ impl Net {
             addresses: Vec::new(),
             line: line(wire),
             up: true,
+            interface: usize::MAX,
         });
         self.plug(id, realm, v4, v6);
         id
@@ -325,11 +329,6 @@ impl Net {
                 }
             }
         }
-    }
-
-    /// Changes the wire of a host.
-    pub fn set_wire(&mut self, host: HostId, wire: Wire) {
-        self.hosts[host.0].line.wire = wire;
     }
 
     /// The addresses of a host.

@@ -53,6 +53,8 @@ struct Node {
     next_frame: u32,
     /// Peers about whose addresses this node was told a lie.
     misled: BTreeSet<usize>,
+    /// MTUs that ICMP errors told its applications.
+    told: Vec<u32>,
 }
 
 /// A world.
@@ -203,6 +205,20 @@ impl World {
         let (a, b) = (self.nodes[self.index(a)].host, self.nodes[self.index(b)].host);
         self.note(None, if cut { "cut" } else { "mend" }, 0);
         self.net.cut(a, b, cut);
+    }
+
+    /// From now on the way from a node to the internet and back loses larger IP datagrams without a word.
+    pub fn set_mtu(&mut self, name: &str, mtu: usize) {
+        let at = self.index(name);
+        self.note(Some(at), "path MTU", mtu);
+        self.net.set_mtu(self.nodes[at].host, mtu);
+    }
+
+    /// From now on the kernel of a node refuses to send larger IP datagrams.
+    pub fn set_interface(&mut self, name: &str, mtu: usize) {
+        let at = self.index(name);
+        self.note(Some(at), "interface MTU", mtu);
+        self.net.set_interface(self.nodes[at].host, mtu);
     }
 
     /// Reboots the gateway next to a node.
@@ -489,6 +505,13 @@ impl World {
         // No address of that family, or one that is gone: the kernel refuses.
         if let Some(ip) = ip {
             let source = SocketAddr::new(ip, PORT);
+            if !self.net.takes(host, ip, bytes.len()) {
+                let now = self.net.now();
+                if let Some(member) = &mut self.nodes[at].member {
+                    member.handle_too_big(now, remote, bytes.len());
+                }
+                return;
+            }
             self.net.send(
                 host,
                 Datagram {

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use api::link::{ServersConfig, TurnServer, TurnTransport};
+use api::link::{ServersConfig, TurnServer, TurnTransport, default_mtu};
 use rand::Rng;
 use rand::RngCore;
 use rand_chacha::ChaCha12Rng;
@@ -61,6 +61,8 @@ pub(super) struct Plan {
     /// Peers that it opens links to at the start; none given: to all that come after it.
     opens: Option<Vec<String>>,
     misled: BTreeSet<String>,
+    /// The NIC's MTU.
+    mtu: u16,
 }
 
 impl World {
@@ -72,6 +74,7 @@ impl World {
             wire: Wire::delay(10),
             opens: None,
             misled: BTreeSet::new(),
+            mtu: default_mtu(),
         });
         self
     }
@@ -85,6 +88,12 @@ impl World {
     /// Changes the wire to the internet of the node last added.
     pub fn wire(mut self, wire: Wire) -> World {
         self.plan().wire = wire;
+        self
+    }
+
+    /// Changes the MTU of the NIC of the node last added.
+    pub fn nic_mtu(mut self, mtu: u16) -> World {
+        self.plan().mtu = mtu;
         self
     }
 
@@ -242,6 +251,7 @@ impl World {
             received: Default::default(),
             next_frame: 0,
             misled: BTreeSet::new(),
+            told: Vec::new(),
         });
     }
 
@@ -262,7 +272,14 @@ impl World {
             .collect();
         let node = &mut self.nodes[at];
         node.starts += 1;
-        let mut member = Member::start(node.identity.clone(), self.network, seed, instance, now);
+        let mut member = Member::start(
+            node.identity.clone(),
+            self.network,
+            seed,
+            instance,
+            self.plans[at].mtu,
+            now,
+        );
         member.set_addresses(now, self.net.addresses(node.host));
         member.set_servers(now, servers);
         for (peer, addresses) in peers {

@@ -39,6 +39,19 @@ impl World {
             .is_some_and(|numbers| numbers.contains(&number))
     }
 
+    /// The MTUs that ICMP errors told the applications of a node so far.
+    pub fn told(&self, name: &str) -> &[u32] {
+        &self.nodes[self.index(name)].told
+    }
+
+    /// The longest frame that a node says its path to another carries, if it has one.
+    pub fn path_mtu(&mut self, from: &str, to: &str) -> Option<u16> {
+        let id = self.nodes[self.index(to)].identity.id;
+        let state = self.state(from);
+        let mut peers = state.networks.into_iter().flat_map(|network| network.peers);
+        peers.find(|peer| peer.node == id)?.path?.mtu
+    }
+
     /// How many frames of one node arrived at another.
     pub fn arrived(&self, from: &str, to: &str) -> usize {
         let (from, to) = (self.index(from), self.index(to));
@@ -164,6 +177,12 @@ impl World {
     /// A frame came out of a NIC: it must be what its sender meant for this node, and come once.
     pub(super) fn take_frame(&mut self, at: usize, frame: &[u8]) {
         self.note(Some(at), "frame in", frame.len());
+        if let Some((to, mtu)) = frames::read_too_big(frame) {
+            if !self.nodes[at].identity.inner.contains(&to) {
+                self.fail(&format!("node {at} is told of an MTU that concerns {to}"));
+            }
+            return self.nodes[at].told.push(mtu);
+        }
         let Some((source, target, label)) = frames::read(frame) else {
             self.fail(&format!("node {at} is given a frame that nobody sent"));
         };

@@ -1,6 +1,7 @@
 //! What happens to nodes on purpose, over many seeds: moves, forgetful NATs, restarts, new keys, dead relays, liars.
 
 mod moving;
+mod mtu;
 mod rekey;
 mod relay;
 mod rendezvous;

@@ -16,7 +16,8 @@ fn no_frame_is_lost_to_new_epochs_and_fresh_handshakes() {
         world.run(s(2));
         world.expect_arrived(&sent);
         let epochs = session(&mut world, "ann");
-        assert!(epochs.send_epoch >= 3, "{seed:?} {epochs:?}");
+        // Where the path changed there was a fresh handshake, and its keys begin with epoch 0.
+        assert!(epochs.send_epoch >= 3 || epochs.handshakes >= 2, "{seed:?} {epochs:?}");
         let sent = world.talk(s(28 * 60), ms(250));
         world.run(s(2));
         world.expect_arrived(&sent);
