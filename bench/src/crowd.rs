@@ -4,7 +4,9 @@
 //! to the hub, and what they are compared with.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -15,10 +17,12 @@ use anyhow::Context;
 use api::link::{Delivery, Event, LinkCall, NetworkConfig, NicKind, NodeRef, PeerConfig, default_mtu};
 use api::{Cidr, NetworkId, NodeId};
 use lab::Host;
-use os::{Batch, UdpConfig, UdpSockets, Waker};
+use os::Waker;
 use tincan::keys::{DeviceSecret, NodeKey};
 use tincan::node::{CallId, IfAddr, NicEffect, Node, NodeConfig, Output};
 use tincan::turn::TlsTrust;
+
+use crate::datagrams::{Datagrams, Room};
 
 /// Where its nodes live; their hub needs a route there.
 pub(crate) const OUTSIDE: &str = "10.77.0.0/16";
@@ -26,7 +30,6 @@ pub(crate) const OUTSIDE: &str = "10.77.0.0/16";
 const TALK_EVERY: Duration = Duration::from_millis(100);
 /// What is due is looked for this often at least.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-const RECEIVE_BUFFERS: usize = 8;
 /// Bytes of a ping beside its headers, as ping(8) sends.
 const PING_BYTES: usize = 56;
 
@@ -81,13 +84,11 @@ impl Crowd {
     pub(crate) fn start(host: &Host, count: usize, hub: Hub, signals: Sender<Delivery>) -> anyhow::Result<Self> {
         // Every address of the net is this host's own, without being set one by one.
         host.run("ip", &["route", "add", "local", OUTSIDE, "dev", "lo"])?;
-        let sockets = host
-            .inside(|| UdpSockets::bind(&UdpConfig::default()))?
-            .context("cannot open sockets for a crowd")?;
+        let socket = Datagrams::bind(host, (Ipv4Addr::UNSPECIFIED, 0).into())?;
         let members: Vec<Place> = (0..count).map(|number| Place::new(number, hub.network)).collect();
         let shared = Arc::new(Shared::default());
         let (orders, told) = channel();
-        let waker = sockets.waker();
+        let waker = Waker::new().context("cannot make a waker")?;
         let mut thread = Thread {
             members: Vec::new(),
             by_outer: members
@@ -96,7 +97,9 @@ impl Crowd {
                 .map(|(place, at)| (place.outer.into(), at))
                 .collect(),
             due: BTreeSet::new(),
-            sockets,
+            port: socket.port()?,
+            socket,
+            waker: waker.clone(),
             hub,
             signals,
             shared: shared.clone(),
@@ -197,7 +200,9 @@ struct Thread {
     members: Vec<Member>,
     by_outer: BTreeMap<IpAddr, usize>,
     due: BTreeSet<(Instant, usize)>,
-    sockets: UdpSockets,
+    socket: Datagrams,
+    port: u16,
+    waker: Waker,
     hub: Hub,
     signals: Sender<Delivery>,
     shared: Arc<Shared>,
@@ -229,7 +234,7 @@ impl Thread {
                 default_route: true,
                 deprecated: false,
             };
-            node.handle_addresses(now, Some(self.sockets.port()), None, &[own]);
+            node.handle_addresses(now, Some(self.port), None, &[own]);
             let network = self.hub.network;
             let address = Cidr::new(place.inner, 16).context("an inner address with its subnet")?;
             let create = NetworkConfig {
@@ -259,29 +264,47 @@ impl Thread {
     }
 
     fn run(mut self, orders: &Receiver<Order>) {
-        let mut batch = Batch::new(RECEIVE_BUFFERS);
+        let mut room = Room::new();
         while !self.shared.over.load(Relaxed) {
             let now = Instant::now();
             self.handle_due(now);
             self.talk(now);
-            let pause = self.due.first().map_or(LOOK_EVERY, |(due, _)| {
-                due.saturating_duration_since(now).min(LOOK_EVERY)
-            });
-            match self.sockets.recv_batch(&mut batch, Some(pause)) {
-                Ok(true) => self.hear(&mut batch),
-                Ok(false) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {
-                    self.sockets.waker().clear();
-                    while let Ok(order) = orders.try_recv() {
-                        self.follow(order);
-                    }
-                }
-                Err(error) => {
-                    eprintln!("  the sockets of the crowd fail: {error}");
-                    return;
-                }
+            while let Ok(order) = orders.try_recv() {
+                self.follow(order);
+            }
+            if let Err(error) = self.hear(&mut room) {
+                eprintln!("  the socket of the crowd fails: {error}");
+                return;
             }
         }
+    }
+
+    /// Takes all datagrams that are there, or waits until something is due.
+    fn hear(&mut self, room: &mut Room) -> io::Result<()> {
+        if !self.socket.try_receive(room)? {
+            let due = self
+                .due
+                .first()
+                .map(|(due, _)| due.saturating_duration_since(Instant::now()));
+            let pause = due.map_or(LOOK_EVERY, |due| due.min(LOOK_EVERY));
+            if os::wait_readable(&[self.socket.as_fd(), self.waker.as_fd()], Some(pause))?.has(1) {
+                self.waker.clear();
+            }
+            return Ok(());
+        }
+        let now = Instant::now();
+        for datagram in room.datagrams() {
+            let Some(local) = datagram.local else { continue };
+            let Some(at) = self.by_outer.get(&local).copied() else {
+                continue;
+            };
+            let local = SocketAddr::new(local, self.port);
+            self.members[at]
+                .node
+                .handle_udp(now, local, datagram.remote, datagram.bytes);
+            self.obey(at);
+        }
+        Ok(())
     }
 
     fn follow(&mut self, order: Order) {
@@ -322,19 +345,6 @@ impl Thread {
         }
     }
 
-    fn hear(&mut self, batch: &mut Batch) {
-        let now = Instant::now();
-        for datagram in batch.datagrams() {
-            let Some(at) = self.by_outer.get(&datagram.local.ip()).copied() else {
-                continue;
-            };
-            self.members[at]
-                .node
-                .handle_udp(now, datagram.local, datagram.remote, datagram.bytes);
-            self.obey(at);
-        }
-    }
-
     fn talk(&mut self, now: Instant) {
         if now < self.next_talk {
             return;
@@ -357,7 +367,8 @@ impl Thread {
             match output {
                 Output::Udp { remote, bytes, .. } => {
                     // What the network does not take is lost, as on any wire.
-                    let _ = self.sockets.send(Some(member.place.outer.into()), remote, &bytes);
+                    let source = member.place.outer.into();
+                    let _ = self.socket.send(Some(source), remote, &bytes, bytes.len());
                 }
                 Output::Frame { .. } => _ = self.shared.answers.fetch_add(1, Relaxed),
                 Output::Nic(NicEffect::Set(config)) => {

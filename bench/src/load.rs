@@ -15,5 +15,3 @@ use std::time::Duration;
 
 /// When nothing came for so long, nothing is on the way any more.
 const DRAIN: Duration = Duration::from_millis(200);
-/// As large a receive buffer as a program can have without asking the administrator.
-const RECEIVE_BUFFER: usize = 4 << 20;

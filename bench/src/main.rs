@@ -7,6 +7,7 @@
 
 mod compare;
 mod crowd;
+mod datagrams;
 mod endurance;
 mod join;
 mod limit;

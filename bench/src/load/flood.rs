@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use lab::Host;
 
+use super::DRAIN;
 use super::search::{Trial, best, paced};
-use super::{DRAIN, RECEIVE_BUFFER};
 
 /// Bytes of each.
 const DATAGRAM: usize = 64;
+/// As large a receive buffer as a program can have without asking the administrator.
+const RECEIVE_BUFFER: usize = 4 << 20;
 /// More than any veth carries: the first try of a search.
 const MOST: f64 = 2.0e6;
 /// A look at the clock costs as much as a datagram: so many of those that are due go out after each.
