@@ -4,6 +4,7 @@
 //! Refuses to know: who else is there. It protects nothing, so it exists in the benchmark alone.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -42,24 +43,24 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
         port: remote.port(),
         ..UdpConfig::default()
     })?);
+    let family = if remote.is_ipv4() { Family::V4 } else { Family::V6 };
     let (other, into) = (sockets.clone(), nic.clone());
     std::thread::Builder::new()
         .name("udp".into())
-        .spawn(move || receive(&other, &into).map_err(|error| eprintln!("bench: {error:#}")))
+        .spawn(move || receive(&other, family, &into).map_err(|error| eprintln!("bench: {error:#}")))
         .context("cannot start a thread")?;
-    send(&nic, &sockets, remote)
+    send(&nic, &sockets, family, remote)
 }
 
-fn send(nic: &Nic, sockets: &UdpSockets, remote: SocketAddr) -> anyhow::Result<()> {
+fn send(nic: &Nic, sockets: &UdpSockets, family: Family, remote: SocketAddr) -> anyhow::Result<()> {
     let path = FastPath::Direct { source: None, remote };
     let mut frame = vec![0; VNET_HEADER + FRAME_BYTES_MAX];
     let mut trains = Trains::new(TRAINS_BYTES);
-    let family = if remote.is_ipv4() { Family::V4 } else { Family::V6 };
     trains.set_records_max(sockets.max_segments(family));
     loop {
         let Some(read) = nic.try_recv(&mut frame).context("cannot read the NIC")? else {
             send_all(sockets, &mut trains);
-            nic.wait().context("cannot wait for the NIC")?;
+            os::wait_readable(&[nic.as_fd()], None).context("cannot wait for the NIC")?;
             continue;
         };
         let (header, bytes) = VnetHeader::parse(&frame[..read])?;
@@ -95,7 +96,10 @@ fn send_all(sockets: &UdpSockets, trains: &mut Trains) {
     trains.clear();
 }
 
-fn receive(sockets: &UdpSockets, nic: &Nic) -> anyhow::Result<()> {
+fn receive(sockets: &UdpSockets, family: Family, nic: &Nic) -> anyhow::Result<()> {
+    let descriptor = sockets
+        .descriptor(family, 0)
+        .context("the host lacks this address family")?;
     let mut batch = Batch::new(RECEIVE_BUFFERS);
     let mut merger = Merger::default();
     let takes = Takes {
@@ -103,9 +107,13 @@ fn receive(sockets: &UdpSockets, nic: &Nic) -> anyhow::Result<()> {
         udp: nic.offload().udp,
     };
     loop {
-        sockets
-            .recv_batch(&mut batch, None)
-            .context("cannot read the UDP sockets")?;
+        if !sockets
+            .try_recv(family, 0, &mut batch)
+            .context("cannot read the UDP socket")?
+        {
+            os::wait_readable(&[descriptor], None).context("cannot wait for datagrams")?;
+            continue;
+        }
         for number in 0.. {
             let Some(part) = batch.part(number) else { break };
             for start in part.bytes.clone().step_by(part.stride) {

@@ -2,12 +2,12 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::io;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use os::{Nic, NicConfig, NicKind, Waker};
+use os::{Nic, NicConfig, NicKind, Waker, wait_readable};
 
 use crate::Failure;
 use crate::namespace::Namespace;
@@ -30,7 +30,7 @@ pub struct Delay {
 /// A wire between two namespaces. Dropping cuts it.
 pub(crate) struct Wire {
     lanes: Vec<Arc<Lane>>,
-    wakers: Vec<Waker>,
+    waker: Waker,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -55,17 +55,17 @@ impl Wire {
         let ends = [interface(a)?, interface(b)?];
         let mut wire = Self {
             lanes: Vec::new(),
-            wakers: Vec::new(),
+            waker: Waker::new().map_err(|e| Failure::system("make a waker", e))?,
             threads: Vec::new(),
         };
         for (from, to) in [(0, 1), (1, 0)] {
             let lane = Arc::new(Lane::default());
             let (source, sink) = (ends[from].clone(), ends[to].clone());
-            wire.wakers.push(source.waker());
+            let waker = wire.waker.clone();
             wire.lanes.push(Arc::clone(&lane));
             let filling = Arc::clone(&lane);
             wire.threads
-                .push(std::thread::spawn(move || filling.fill(&source, delay)));
+                .push(std::thread::spawn(move || filling.fill(&source, &waker, delay)));
             wire.threads.push(std::thread::spawn(move || lane.empty(&sink)));
         }
         Ok(wire)
@@ -78,7 +78,7 @@ impl Drop for Wire {
             lane.lock().cut = true;
             lane.changed.notify_all();
         }
-        self.wakers.iter().for_each(Waker::wake);
+        self.waker.wake();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -100,14 +100,20 @@ impl Lane {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fill(&self, source: &Nic, delay: Delay) {
+    fn fill(&self, source: &Nic, waker: &Waker, delay: Delay) {
         // Its own small generator: which frame overtakes which is no matter of secrets, and each lane repeats itself.
         let mut chance: u64 = 0x9e37_79b9_7f4a_7c15;
         let mut buffer = [0; FRAME_MAX];
         loop {
-            let length = match source.recv(&mut buffer) {
-                Ok(length) => length,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => return,
+            let length = match source.try_recv(&mut buffer) {
+                Ok(Some(length)) => length,
+                Ok(None) => {
+                    let _ = wait_readable(&[source.as_fd(), waker.as_fd()], None);
+                    if waker.is_set() {
+                        return;
+                    }
+                    continue;
+                }
                 // The interface is down, as it is before its addresses are set.
                 Err(_) => {
                     std::thread::sleep(Duration::from_millis(1));

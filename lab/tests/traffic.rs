@@ -223,6 +223,11 @@ fn nothing_is_wrong_without_instructions_for_aes() {
 }
 
 #[test]
+fn nothing_is_wrong_with_one_worker() {
+    lab::run(|rig| carry_everything(rig, "workers"));
+}
+
+#[test]
 fn nothing_is_wrong_without_any_help() {
-    lab::run(|rig| carry_everything(rig, "vnet,uso,gso,gro,aes"));
+    lab::run(|rig| carry_everything(rig, "vnet,uso,gso,gro,aes,workers"));
 }

@@ -28,7 +28,7 @@ mod vnet;
 pub use changes::Changes;
 pub use nic_config::{NicConfig, NicKind, Offload};
 pub use types::{Interface, InterfaceAddress, Route};
-pub use udp_config::{BufferSizes, Datagram, Family, Part, SEND_WAIT, Train, UdpConfig, UdpCounts};
+pub use udp_config::{BufferSizes, Datagram, Family, Part, SEND_WAIT, Steering, Train, UdpConfig, UdpCounts};
 pub use vnet::{Cut, PartialChecksum, VNET_HEADER, VnetError, VnetHeader};
 
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +92,46 @@ pub fn wait_readable(_: &[BorrowedFd<'_>], _: Option<Duration>) -> io::Result<Re
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// Not possible here.
+pub fn put_first() -> bool {
+    false
+}
+
+/// Descriptors that are waited for together; not here.
+pub struct Poller(Never);
+
+/// What a look at a poller found; nothing.
+#[derive(Default)]
+pub struct Found(());
+
+#[expect(missing_docs, reason = "documented where they exist: poller.rs")]
+#[cfg(unix)]
+impl Poller {
+    pub fn new() -> io::Result<Poller> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    pub fn add(&self, _: impl AsFd, _: u64) -> io::Result<()> {
+        match self.0 {}
+    }
+    pub fn remove(&self, _: impl AsFd) -> io::Result<()> {
+        match self.0 {}
+    }
+    pub fn wait(&self, _: &mut Found, _: Option<Duration>) -> io::Result<()> {
+        match self.0 {}
+    }
+}
+
+#[expect(missing_docs, reason = "documented where they exist: poller.rs")]
+impl Found {
+    pub const MOST: usize = 0;
+    pub fn numbers(&self) -> impl Iterator<Item = u64> {
+        std::iter::empty()
+    }
+    pub fn is_empty(&self) -> bool {
+        true
+    }
+}
+
 /// A network interface; there is none here.
 #[derive(Clone)]
 pub struct Nic(Never);
@@ -100,9 +140,6 @@ pub struct Nic(Never);
 impl Nic {
     pub fn create(_: &NicConfig) -> Result<Nic, Error> {
         missing("making a network interface")
-    }
-    pub fn pair(_: NicKind) -> Result<(Nic, Nic), Error> {
-        missing("making a pair of network interfaces")
     }
     pub fn another_queue(&self) -> Result<Nic, Error> {
         match self.0 {}
@@ -113,7 +150,7 @@ impl Nic {
     pub fn name(&self) -> &str {
         match self.0 {}
     }
-    pub fn index(&self) -> Option<u32> {
+    pub fn index(&self) -> u32 {
         match self.0 {}
     }
     pub fn kind(&self) -> NicKind {
@@ -122,25 +159,10 @@ impl Nic {
     pub fn offload(&self) -> Offload {
         match self.0 {}
     }
-    pub fn waker(&self) -> Waker {
-        match self.0 {}
-    }
-    pub fn recv(&self, _: &mut [u8]) -> io::Result<usize> {
-        match self.0 {}
-    }
     pub fn send(&self, _: &[u8]) -> io::Result<()> {
         match self.0 {}
     }
-    pub fn recv_super(&self, _: &mut [u8]) -> io::Result<usize> {
-        match self.0 {}
-    }
-    pub fn send_super(&self, _: &[u8]) -> io::Result<()> {
-        match self.0 {}
-    }
     pub fn try_recv(&self, _: &mut [u8]) -> io::Result<Option<usize>> {
-        match self.0 {}
-    }
-    pub fn wait(&self) -> io::Result<()> {
         match self.0 {}
     }
     pub fn send_pieces<'a>(&self, _: &VnetHeader, _: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
@@ -217,17 +239,14 @@ impl UdpSockets {
     pub fn joins_received(&self, _: Family) -> bool {
         match self.0 {}
     }
-    pub fn waker(&self) -> Waker {
-        match self.0 {}
-    }
     #[cfg(unix)]
-    pub fn descriptor(&self, _: Family) -> Option<BorrowedFd<'_>> {
+    pub fn descriptor(&self, _: Family, _: usize) -> Option<BorrowedFd<'_>> {
         match self.0 {}
     }
     pub fn counts(&self) -> UdpCounts {
         match self.0 {}
     }
-    pub fn recv_batch(&self, _: &mut Batch, _: Option<Duration>) -> io::Result<bool> {
+    pub fn try_recv(&self, _: Family, _: usize, _: &mut Batch) -> io::Result<bool> {
         match self.0 {}
     }
     pub fn send(&self, _: Option<IpAddr>, _: SocketAddr, _: &[u8]) -> io::Result<()> {

@@ -37,6 +37,8 @@ pub mod netns;
 #[cfg(target_os = "linux")]
 mod nic;
 #[cfg(target_os = "linux")]
+mod poller;
+#[cfg(target_os = "linux")]
 mod private;
 #[cfg(target_os = "linux")]
 mod process;
@@ -63,13 +65,17 @@ pub use self::{
         source_towards,
     },
     nic::{Cut, Nic, NicConfig, NicKind, Offload, PIECES, PartialChecksum, VNET_HEADER, VnetError, VnetHeader},
+    poller::{Found, Poller},
     private::{create_private_dir, read_private, write_atomic},
     process::{
         die_with_parent, give_up_capabilities, hang_up, has_net_admin, host_name, is_user_known, memory_in_use,
-        parent_process, release_code, run_as_unprivileged, terminate,
+        parent_process, put_first, release_code, run_as_unprivileged, terminate,
     },
     signals::{Signal, Signals},
-    udp::{Batch, BufferSizes, Datagram, Family, Part, SEND_WAIT, Train, UdpConfig, UdpCounts, UdpSockets, is_too_big},
+    udp::{
+        Batch, BufferSizes, Datagram, Family, Part, SEND_WAIT, Steering, Train, UdpConfig, UdpCounts, UdpSockets,
+        is_too_big,
+    },
     wake::{MAX_WAIT, Ready, Waker, wait_readable},
     watch::Watcher,
 };

@@ -1,7 +1,6 @@
 //! Network interfaces of our own (TUN and TAP).
 //!
-//! A NIC vanishes with its last descriptor, also after `kill -9`. Reads and writes block; a [`Waker`]
-//! ends a blocked read. Addresses and routes are set in the network namespace that the NIC was
+//! A NIC vanishes with its last descriptor, also after `kill -9`. Nothing blocks: a `Poller` waits. Addresses and routes are set in the network namespace that the NIC was
 //! created in, whichever thread asks.
 
 mod config;
@@ -11,7 +10,6 @@ mod vnet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -20,8 +18,7 @@ pub use vnet::{Cut, PartialChecksum, VNET_HEADER, VnetError, VnetHeader};
 
 use crate::net::{link_up_request, octets};
 use crate::netlink::{Netlink, Request};
-use crate::wake::{wait_or_woken, wait_writable};
-use crate::{Error, Prefix, Waker};
+use crate::{Error, Prefix};
 
 /// One queue of a network interface. Clones share it; any number of threads may use it.
 #[derive(Clone)]
@@ -30,7 +27,6 @@ pub struct Nic(Arc<Inner>);
 struct Inner {
     queue: OwnedFd,
     device: Arc<Device>,
-    waker: Waker,
 }
 
 /// What all queues of an interface share.
@@ -39,12 +35,11 @@ struct Device {
     kind: NicKind,
     offload: Offload,
     queues: bool,
-    /// Its number and a netlink socket in its namespace; the ends of a `pair` have none.
-    kernel: Option<(u32, Mutex<Netlink>)>,
+    index: u32,
+    /// In its namespace.
+    netlink: Mutex<Netlink>,
 }
 
-/// How long a write waits for room, which only the ends of a `pair` lack.
-const SEND_WAIT: Duration = Duration::from_secs(1);
 /// Pieces of one frame that `Nic::send_pieces` takes.
 pub const PIECES: usize = 64;
 
@@ -52,44 +47,21 @@ impl Nic {
     /// Makes an interface in the calling thread's network namespace. It is down and has no address.
     pub fn create(config: &NicConfig) -> Result<Nic, Error> {
         let opened = device::create(config)?;
+        let doing = format!("set up interface {}", opened.name);
+        let netlink = Netlink::open().map_err(|e| Error::system(&doing, e))?;
+        let index = crate::net::index_of(&opened.name)?
+            .ok_or_else(|| Error::system(&doing, io::Error::from(io::ErrorKind::NotFound)))?;
         let device = Device {
             name: opened.name,
             kind: config.kind,
             offload: opened.offload,
             queues: config.queues,
-            kernel: None,
+            index,
+            netlink: Mutex::new(netlink),
         };
-        let doing = format!("set up interface {}", device.name);
-        let netlink = Netlink::open().map_err(|e| Error::system(&doing, e))?;
-        let index = crate::net::index_of(&device.name)?
-            .ok_or_else(|| Error::system(&doing, io::Error::from(io::ErrorKind::NotFound)))?;
-        let device = Device {
-            kernel: Some((index, Mutex::new(netlink))),
-            ..device
-        };
-        let nic = Nic::over(opened.queue, Arc::new(device))?;
+        let nic = Nic::over(opened.queue, Arc::new(device));
         nic.set_mtu(config.mtu)?;
         Ok(nic)
-    }
-
-    /// Two ends of a wire in memory: what one sends the other receives. They have no addresses, no
-    /// routes and no place in the kernel.
-    pub fn pair(kind: NicKind) -> Result<(Nic, Nic), Error> {
-        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-            .map_err(|e| Error::system("make a pair of NICs", e))?;
-        let end = |name: &str| Device {
-            name: name.to_owned(),
-            kind,
-            offload: Offload::default(),
-            queues: false,
-            kernel: None,
-        };
-        Ok((
-            Nic::over(a, Arc::new(end("pair0")))?,
-            Nic::over(b, Arc::new(end("pair1")))?,
-        ))
     }
 
     /// Another queue of the same interface: the kernel spreads flows over all of them.
@@ -101,7 +73,7 @@ impl Nic {
             });
         }
         let queue = device::attach(&device.name, device.kind, device.offload)?;
-        Nic::over(queue, Arc::clone(device))
+        Ok(Nic::over(queue, Arc::clone(device)))
     }
 
     /// Removes the persistent, unused TUN or TAP interface of this name, if there is one. An
@@ -113,9 +85,8 @@ impl Nic {
         device::remove(name).map(|()| true)
     }
 
-    fn over(queue: OwnedFd, device: Arc<Device>) -> Result<Nic, Error> {
-        let waker = Waker::new().map_err(|e| Error::system("make a waker for a NIC", e))?;
-        Ok(Nic(Arc::new(Inner { queue, device, waker })))
+    fn over(queue: OwnedFd, device: Arc<Device>) -> Nic {
+        Nic(Arc::new(Inner { queue, device }))
     }
 
     /// Its name.
@@ -123,9 +94,9 @@ impl Nic {
         &self.0.device.name
     }
 
-    /// Its number; `None` for an end of a `pair`.
-    pub fn index(&self) -> Option<u32> {
-        self.0.device.kernel.as_ref().map(|(index, _)| *index)
+    /// Its number.
+    pub fn index(&self) -> u32 {
+        self.0.device.index
     }
 
     /// What it carries.
@@ -138,41 +109,12 @@ impl Nic {
         self.0.device.offload
     }
 
-    /// Ends a blocked `recv` of this queue.
-    pub fn waker(&self) -> Waker {
-        self.0.waker.clone()
-    }
-
-    /// Waits for a frame and gives its length. A frame longer than `buffer` is cut. The error is of
-    /// kind `Interrupted` when woken.
-    pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.0.device.offload.header {
-            return Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "this NIC has offload: use recv_super",
-            ));
-        }
-        self.read(buffer)
-    }
-
     /// Gives a frame to the host.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         if self.0.device.offload.header {
             return self.write(&[&VnetHeader::default().to_bytes(), frame]);
         }
         self.write(&[frame])
-    }
-
-    /// Like `recv`, of a NIC with offload: a [`VnetHeader`], then a frame of up to 64 KB to be cut.
-    pub fn recv_super(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.need_header()?;
-        self.read(buffer)
-    }
-
-    /// Like `send`, of a NIC with offload: a [`VnetHeader`], then the frame it describes.
-    pub fn send_super(&self, bytes: &[u8]) -> io::Result<()> {
-        self.need_header()?;
-        self.write(&[bytes])
     }
 
     /// Takes what is there, header included on a NIC with offload; `None`: nothing is.
@@ -186,12 +128,6 @@ impl Nic {
                 Err(error) => return Err(error.into()),
             }
         }
-    }
-
-    /// Waits until there is something to receive; the error is of kind `Interrupted` when woken.
-    pub fn wait(&self) -> io::Result<()> {
-        self.0.waker.check()?;
-        wait_or_woken(self.0.queue.as_fd(), &self.0.waker, None).map(|_| ())
     }
 
     /// Like `send` of a frame that lies in pieces, at most [`PIECES`], and that `header` describes; a NIC without
@@ -219,23 +155,8 @@ impl Nic {
         }
         Err(io::Error::new(
             io::ErrorKind::Unsupported,
-            "this NIC has no offload: use recv and send",
+            "this NIC has no offload: it takes ordinary frames with finished checksums",
         ))
-    }
-
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            self.0.waker.check()?;
-            match rustix::io::read(&self.0.queue, &mut *buffer) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(length) => return Ok(length),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    wait_or_woken(self.0.queue.as_fd(), &self.0.waker, None)?;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
     }
 
     fn write(&self, parts: &[&[u8]]) -> io::Result<()> {
@@ -247,11 +168,6 @@ impl Nic {
             match rustix::io::writev(&self.0.queue, &slices[..parts.len()]) {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    if !wait_writable(self.0.queue.as_fd(), SEND_WAIT)? {
-                        return Err(io::ErrorKind::WouldBlock.into());
-                    }
-                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -334,14 +250,9 @@ impl Nic {
     }
 
     fn change(&self, doing: &str, request: impl FnOnce(u32) -> Request) -> Result<(), Error> {
-        let Some((index, netlink)) = &self.0.device.kernel else {
-            return Err(Error::NotSupported {
-                what: "changing settings of a NIC in memory",
-            });
-        };
-        let mut netlink = netlink.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut netlink = self.0.device.netlink.lock().unwrap_or_else(PoisonError::into_inner);
         netlink
-            .change(request(*index))
+            .change(request(self.0.device.index))
             .map_err(|e| Error::net_admin(format!("{doing} interface {}", self.name()), e))
     }
 }

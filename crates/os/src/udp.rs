@@ -6,29 +6,30 @@
 
 mod batch;
 mod config;
+mod shards;
 mod trains;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use quinn_udp::{Transmit, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub use batch::Batch;
-pub use config::{BufferSizes, Datagram, Family, Part, SEND_WAIT, Train, UdpConfig, UdpCounts};
+pub use config::{BufferSizes, Datagram, Family, Part, SEND_WAIT, Steering, Train, UdpConfig, UdpCounts};
 
-use crate::wake::{Deadline, wait_readable, wait_writable};
-use crate::{Error, Waker};
+use crate::Error;
+use crate::wake::wait_writable;
 
 /// Both sockets, or the one that this host has.
 pub struct UdpSockets {
     v4: Result<FamilySocket, io::Error>,
     v6: Result<FamilySocket, io::Error>,
+    /// The second and further sockets of each family, on the same port.
+    others: [Vec<FamilySocket>; 2],
     port: u16,
-    waker: Waker,
     counts: Counters,
 }
 
@@ -58,18 +59,23 @@ const PORT_TRIES: usize = 16;
 impl UdpSockets {
     /// Opens the sockets in the calling thread's network namespace. One family may be missing.
     pub fn bind(config: &UdpConfig) -> Result<UdpSockets, Error> {
-        let waker = Waker::new().map_err(|e| Error::system("make a waker for UDP sockets", e))?;
         let (v4, v6, port) = bind_both(config)?;
         let prepare = |bound: io::Result<Socket>| bound.and_then(|socket| FamilySocket::new(socket, config));
         let (v4, v6) = match (prepare(v4), prepare(v6)) {
             (Err(ipv4), Err(ipv6)) => return Err(Error::NoAddressFamily { ipv4, ipv6 }),
             some => some,
         };
+        let others = [(&v4, Ipv4Addr::UNSPECIFIED.into()), (&v6, Ipv6Addr::UNSPECIFIED.into())].map(|(first, any)| {
+            first
+                .as_ref()
+                .map_or_else(|_| Ok(Vec::new()), |first| shards(first, any, port, config))
+        });
+        let [v4_others, v6_others] = others.map(|others| others.map_err(|e| Error::system("share a UDP port", e)));
         Ok(UdpSockets {
             v4,
             v6,
+            others: [v4_others?, v6_others?],
             port,
-            waker,
             counts: Counters::default(),
         })
     }
@@ -101,14 +107,9 @@ impl UdpSockets {
         self.socket(family).as_ref().is_ok_and(|s| s.joins_received)
     }
 
-    /// Ends a blocked `recv_batch`.
-    pub fn waker(&self) -> Waker {
-        self.waker.clone()
-    }
-
-    /// The descriptor of a family that is there, for waiting on several things at once.
-    pub fn descriptor(&self, family: Family) -> Option<BorrowedFd<'_>> {
-        self.socket(family).as_ref().ok().map(|s| s.socket.as_fd())
+    /// The descriptor of one of a family's sockets, if there is one, to wait for.
+    pub fn descriptor(&self, family: Family, shard: usize) -> Option<BorrowedFd<'_>> {
+        self.shard(family, shard).map(|s| s.socket.as_fd())
     }
 
     /// What went wrong so far.
@@ -119,70 +120,27 @@ impl UdpSockets {
             send_errors: get(&self.counts.send_errors),
             gso_failures: get(&self.counts.gso_failures),
             send_full: get(&self.counts.send_full),
-            kernel_drops: [&self.v4, &self.v6]
-                .into_iter()
-                .flatten()
-                .map(FamilySocket::drops)
-                .sum(),
+            kernel_drops: self.all().map(FamilySocket::drops).sum(),
         }
     }
 
-    /// Waits for datagrams of either family and fills `batch`. Gives `false` when the time is over,
-    /// an error of kind `Interrupted` when woken. Several threads may call it, each with its batch.
-    pub fn recv_batch(&self, batch: &mut Batch, timeout: Option<Duration>) -> io::Result<bool> {
+    /// Fills `batch` with what waits at a family's socket of this number; `false`: nothing does.
+    pub fn try_recv(&self, family: Family, shard: usize, batch: &mut Batch) -> io::Result<bool> {
         batch.clear();
-        // Datagrams that turn out bad must not push the caller's time-out away.
-        let deadline = Deadline::after(timeout);
-        // After a batch that had room left nothing more is there, most likely: waiting costs less than asking.
-        let mut ready = if batch.was_full() {
-            batch.order().map(Some)
-        } else {
-            [None, None]
-        };
-        loop {
-            self.waker.check()?;
-            for family in ready.into_iter().flatten() {
-                if self.try_recv(family, batch)? {
-                    return Ok(true);
-                }
-            }
-            ready = self.wait(deadline.left(), batch)?;
-            if ready == [None, None] && !self.waker.is_set() {
-                return Ok(false);
-            }
-        }
-    }
-
-    fn try_recv(&self, family: Family, batch: &mut Batch) -> io::Result<bool> {
-        let Ok(socket) = self.socket(family) else {
+        let Some(socket) = self.shard(family, shard) else {
             return Ok(false);
         };
         match batch.fill(family, self.port, |slices, meta| {
             socket.state.recv((&socket.socket).into(), slices, meta)
         }) {
             Ok(()) => Ok(!batch.is_empty()),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(false),
             Err(e) if is_passing(&e) => {
                 count(&self.counts.receive_errors);
                 Ok(false)
             }
             Err(e) => Err(e),
         }
-    }
-
-    /// The families that have something, in the order to ask them.
-    fn wait(&self, timeout: Option<Duration>, batch: &mut Batch) -> io::Result<[Option<Family>; 2]> {
-        let mut descriptors = [self.waker.as_fd(); 3];
-        let mut families = [None; 3];
-        let mut count = 1;
-        for family in batch.order() {
-            if let Some(descriptor) = self.descriptor(family) {
-                (descriptors[count], families[count]) = (descriptor, Some(family));
-                count += 1;
-            }
-        }
-        let ready = wait_readable(&descriptors[..count], timeout)?;
-        Ok([1, 2].map(|at| families[at].filter(|_| ready.has(at))))
     }
 
     /// Sends one datagram, from `source` (one of our addresses) or from what routing picks.
@@ -265,6 +223,19 @@ impl UdpSockets {
             let sentence = format!("this host has no {family:?} socket: {missing}");
             io::Error::new(io::ErrorKind::Unsupported, sentence)
         })
+    }
+
+    fn shard(&self, family: Family, shard: usize) -> Option<&FamilySocket> {
+        let others = &self.others[usize::from(family == Family::V6)];
+        match shard.checked_sub(1) {
+            None => self.socket(family).as_ref().ok(),
+            Some(at) => others.get(at),
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &FamilySocket> {
+        let first = [&self.v4, &self.v6].into_iter().flatten();
+        first.chain(self.others.iter().flatten())
     }
 
     fn socket(&self, family: Family) -> &Result<FamilySocket, io::Error> {
@@ -398,6 +369,18 @@ fn bind_both(config: &UdpConfig) -> Result<Bound, Error> {
         }
     }
     Err(Error::PortInUse { port: config.port })
+}
+
+/// Opens the further sockets of a family and spreads what comes over all of them.
+fn shards(first: &FamilySocket, any: IpAddr, port: u16, config: &UdpConfig) -> io::Result<Vec<FamilySocket>> {
+    let Some(steering) = &config.steering else {
+        return Ok(Vec::new());
+    };
+    let sockets = shards::open(&first.socket, SocketAddr::new(any, port), steering)?;
+    sockets
+        .into_iter()
+        .map(|socket| FamilySocket::new(socket, config))
+        .collect()
 }
 
 fn bind_one(address: IpAddr, port: u16) -> io::Result<Socket> {

@@ -7,7 +7,7 @@
 //! in place, 4 the frame inside must come from an address of its sender and be for us or for all, 5 the shell gives it
 //! to the NIC. Control records, unexpected addresses, STUN and handshakes go to the engine.
 //!
-//! Promises: no allocation, lock or log; a worker never needs the engine's answer; what is refused is counted.
+//! Promises: no allocation (but for a sender's first frame over more links than ever before), lock or log; a worker never needs the engine's answer; what is refused is counted.
 //! Refuses to know: time (the engine samples the counters), sockets, how snapshots come about.
 
 pub mod merge;
@@ -193,12 +193,18 @@ pub struct Lanes {
 impl Lanes {
     /// Lanes numbered `id`: 0 is the engine's, every worker has its own; none for an id that does not exist.
     pub fn new(id: u8) -> Option<Self> {
-        let lanes = (0..limits::LINKS).map(|_| Lane::new(id)).collect::<Option<_>>()?;
+        let first = Lane::new(id)?;
+        let lanes = vec![first];
         Some(Self { id, lanes })
     }
 
     /// The lane of a link.
     pub(crate) fn lane(&mut self, slot: LinkSlot) -> &mut Lane {
+        if slot.get() >= self.lanes.len() {
+            let ids = std::iter::repeat(self.id);
+            let more = ids.filter_map(Lane::new).take(slot.get() + 1 - self.lanes.len());
+            self.lanes.extend(more);
+        }
         &mut self.lanes[slot.get()]
     }
 }

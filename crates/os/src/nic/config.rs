@@ -18,7 +18,7 @@ pub struct NicConfig {
     pub kind: NicKind,
     /// The largest IP frame in bytes (an Ethernet header comes on top).
     pub mtu: u16,
-    /// Exchange super-frames with the kernel; see `Nic::recv_super`.
+    /// Exchange super-frames of up to 64 KB with the kernel, a `VnetHeader` before each.
     pub offload: bool,
     /// With `offload`: UDP datagrams joined, too, where the kernel can.
     pub joined_udp: bool,

@@ -70,7 +70,7 @@ const GSO_UDP_L4: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 
 impl VnetHeader {
-    /// Splits what `Nic::recv_super` gave into header and frame.
+    /// Splits what `Nic::try_recv` gave into header and frame.
     pub fn parse(bytes: &[u8]) -> Result<(VnetHeader, &[u8]), VnetError> {
         let (head, frame) = bytes.split_first_chunk::<VNET_HEADER>().ok_or(VnetError::Short)?;
         let word = |at: usize| u16::from_ne_bytes([head[at], head[at + 1]]);

@@ -9,19 +9,14 @@ use super::{Datagram, Family, Part};
 
 /// GRO joins datagrams to at most this many bytes.
 const BUFFER: usize = 65_535;
-/// After so many batches from one family the other is looked at first.
-const STREAK: u32 = 16;
 
 /// Buffers of one receiving thread. Memory is touched only as far as datagrams fill it.
 pub struct Batch {
     memory: Vec<u8>,
     meta: Vec<RecvMeta>,
     filled: usize,
-    /// The family of the last batch, asked first while it has more.
     family: Family,
     port: u16,
-    streak: u32,
-    was_full: bool,
 }
 
 impl Batch {
@@ -34,8 +29,6 @@ impl Batch {
             filled: 0,
             family: Family::V4,
             port: 0,
-            streak: 0,
-            was_full: false,
         }
     }
 
@@ -75,23 +68,8 @@ impl Batch {
         &mut self.memory
     }
 
-    /// Whether the batch before had no room for more.
-    pub(super) fn was_full(&self) -> bool {
-        self.was_full
-    }
-
     pub(super) fn clear(&mut self) {
-        self.was_full = self.filled == self.meta.len();
         self.filled = 0;
-    }
-
-    /// The families in the order to try them: the busy one first, but not for ever.
-    pub(super) fn order(&mut self) -> [Family; 2] {
-        if self.streak >= STREAK {
-            self.streak = 0;
-            self.family = other(self.family);
-        }
-        [self.family, other(self.family)]
     }
 
     pub(super) fn fill(
@@ -107,17 +85,9 @@ impl Batch {
         let mut slices = slices.map(|slice| IoSliceMut::new(slice.unwrap_or_default()));
         let buffers = self.meta.len();
         self.filled = receive(&mut slices[..buffers], &mut self.meta)?;
-        self.streak = if family == self.family { self.streak + 1 } else { 1 };
         self.family = family;
         self.port = port;
         Ok(())
-    }
-}
-
-fn other(family: Family) -> Family {
-    match family {
-        Family::V4 => Family::V6,
-        Family::V6 => Family::V4,
     }
 }
 

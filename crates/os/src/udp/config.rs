@@ -17,6 +17,22 @@ pub struct UdpConfig {
     pub gso: bool,
     /// Let the kernel join datagrams that we receive (GRO), where it can.
     pub gro: bool,
+    /// Several sockets of each family, and what waits at which.
+    pub steering: Option<Steering>,
+}
+
+/// Which of several sockets a datagram waits at: one whose first byte, masked, has the value at the one that the number in
+/// it names, modulo their number; any other at the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Steering {
+    /// Bits of the first byte that are compared.
+    pub mask: u8,
+    /// What they must be.
+    pub value: u8,
+    /// Bits of the first byte that are the number.
+    pub number: u8,
+    /// Sockets of each family, at least one.
+    pub shards: usize,
 }
 
 impl Default for UdpConfig {
@@ -28,6 +44,7 @@ impl Default for UdpConfig {
             buffer: 7 << 20,
             gso: true,
             gro: true,
+            steering: None,
         }
     }
 }

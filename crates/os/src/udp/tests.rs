@@ -1,6 +1,4 @@
-use std::collections::BTreeMap;
 use std::net::UdpSocket;
-use std::thread;
 
 use super::*;
 use crate::netns::run_in_new;
@@ -16,12 +14,21 @@ fn loopback(family: Family, port: u16) -> SocketAddr {
     }
 }
 
+/// Waits for what either family brings next.
+fn recv(sockets: &UdpSockets, batch: &mut Batch) {
+    let families = [Family::V4, Family::V6];
+    let waits: Vec<_> = families.iter().filter_map(|f| sockets.descriptor(*f, 0)).collect();
+    while !families.iter().any(|f| sockets.try_recv(*f, 0, batch).unwrap()) {
+        crate::wait_readable(&waits, None).unwrap();
+    }
+}
+
 /// (local, remote, length, first byte) of the next `count` datagrams.
 fn collect(sockets: &UdpSockets, count: usize) -> Vec<(SocketAddr, SocketAddr, usize, u8)> {
     let mut batch = Batch::new(4);
     let mut all = Vec::new();
     while all.len() < count {
-        assert!(sockets.recv_batch(&mut batch, None).unwrap());
+        recv(sockets, &mut batch);
         all.extend(
             batch
                 .datagrams()
@@ -75,7 +82,7 @@ fn one_receive_brings_many_datagrams_of_one_sender() {
             a.send_segments(None, loopback(family, b.port()), &[5; 40 * 1300], 1300)
                 .unwrap();
             let mut batch = Batch::new(1);
-            assert!(b.recv_batch(&mut batch, None).unwrap());
+            recv(&b, &mut batch);
             assert_eq!(batch.datagrams().count(), 40);
             assert!(batch.datagrams().all(|d| d.bytes == [5; 1300]));
         }
@@ -205,44 +212,6 @@ fn unreachable_remotes_are_errors_of_that_send_only() {
 }
 
 #[test]
-fn receiving_ends_by_time_or_by_waking() {
-    run_in_new(|| {
-        let sockets = open();
-        let mut batch = Batch::new(1);
-        assert!(!sockets.recv_batch(&mut batch, Some(Duration::ZERO)).unwrap());
-        thread::scope(|scope| {
-            let woken = scope.spawn(|| sockets.recv_batch(&mut Batch::new(1), None).unwrap_err().kind());
-            sockets.waker().wake();
-            assert_eq!(woken.join().unwrap(), io::ErrorKind::Interrupted);
-        });
-        sockets.waker().clear();
-        assert!(!sockets.recv_batch(&mut batch, Some(Duration::ZERO)).unwrap());
-    })
-    .unwrap();
-}
-
-#[test]
-fn a_busy_family_does_not_starve_the_other() {
-    run_in_new(|| {
-        let (a, b) = (open(), open());
-        for _ in 0..100 {
-            a.send(None, loopback(Family::V4, b.port()), &[4]).unwrap();
-        }
-        a.send(None, loopback(Family::V6, b.port()), &[6]).unwrap();
-        let mut batch = Batch::new(1);
-        let mut seen = BTreeMap::new();
-        for turn in 0..101 {
-            b.recv_batch(&mut batch, None).unwrap();
-            for datagram in batch.datagrams() {
-                seen.entry(datagram.bytes[0]).or_insert(turn);
-            }
-        }
-        assert!(seen[&6] < 50, "{seen:?}");
-    })
-    .unwrap();
-}
-
-#[test]
 fn buffers_and_marks_are_set() {
     run_in_new(|| {
         let config = UdpConfig {
@@ -341,7 +310,7 @@ fn parts_are_the_datagrams_side_by_side() {
         let to = loopback(Family::V4, b.port());
         a.send_segments(None, to, &[5; 2500], 1000).unwrap();
         let mut batch = Batch::new(4);
-        assert!(b.recv_batch(&mut batch, None).unwrap());
+        recv(&b, &mut batch);
         let part = batch.part(0).unwrap();
         assert_eq!((part.local, part.stride, part.bytes.len()), (to, 1000, 2500));
         assert_eq!(batch.memory()[part.bytes], [5; 2500]);
@@ -363,6 +332,64 @@ fn what_the_kernel_drops_for_want_of_room_is_counted() {
             a.send(None, loopback(Family::V4, b.port()), &[0; 1000]).unwrap();
         }
         assert!((1..100).contains(&b.counts().kernel_drops), "{:?}", b.counts());
+    })
+    .unwrap();
+}
+
+const STEERING: Steering = Steering {
+    mask: 0xc0,
+    value: 0x80,
+    number: 0x3f,
+    shards: 5,
+};
+
+fn open_shards(port: u16) -> Result<UdpSockets, Error> {
+    UdpSockets::bind(&UdpConfig {
+        port,
+        steering: Some(STEERING),
+        ..UdpConfig::default()
+    })
+}
+
+#[test]
+fn datagrams_wait_at_the_socket_that_their_first_byte_names() {
+    run_in_new(|| {
+        let (a, b) = (open(), open_shards(0).unwrap());
+        for family in [Family::V4, Family::V6] {
+            for (first, shard) in [
+                (0x80, 0),
+                (0x81, 1),
+                (0x84, 4),
+                (0x85, 0),
+                (0x87, 2),
+                (0x00, 0),
+                (0x43, 0),
+                (0xc3, 0),
+            ] {
+                let mut batch = Batch::new(1);
+                a.send(None, loopback(family, b.port()), &[first, 1, 2]).unwrap();
+                let came = (0..6).find(|shard| b.try_recv(family, *shard, &mut batch).unwrap());
+                assert_eq!(came, Some(shard), "{first:#x}");
+            }
+            // Joined ones too, and the answer comes from the port.
+            a.send_segments(None, loopback(family, b.port()), &[0x83; 40], 10)
+                .unwrap();
+            let mut batch = Batch::new(4);
+            assert!(b.try_recv(family, 3, &mut batch).unwrap());
+            assert_eq!(batch.datagrams().count(), 4);
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_shared_port_is_shared_with_no_other() {
+    run_in_new(|| {
+        let first = open_shards(0).unwrap();
+        let second = open_shards(first.port());
+        assert!(matches!(second, Err(Error::PortInUse { .. })), "{:?}", second.err());
+        let plain = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, first.port()));
+        assert_eq!(plain.unwrap_err().kind(), io::ErrorKind::AddrInUse);
     })
     .unwrap();
 }

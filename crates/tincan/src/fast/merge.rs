@@ -240,6 +240,11 @@ impl Joined {
         usize::from(self.frames)
     }
 
+    /// A number that tells most flows apart; 0 for what is never joined, being neither TCP nor UDP.
+    pub fn flow(&self) -> u32 {
+        self.flow
+    }
+
     fn lead(&mut self, segment: &Segment) {
         self.shape.kind = segment.kind;
         self.shape.segment = segment.payload as u16;

@@ -1,11 +1,13 @@
 //! What the kernel and the CPU do for the fast path: asked for at start, and told where it is missing.
 //!
-//! Promises: everything works without any of it, only slower; `IPOP_WITHOUT`, a list of `vnet`, `uso`, `gso`, `gro` and
-//! `aes`, leaves parts away, so that the way without them can be tested and measured on any machine.
+//! Promises: everything works without any of it, only slower; `IPOP_WITHOUT`, a list of `vnet`, `uso`, `gso`, `gro`,
+//! `aes` and `workers`, leaves parts away, so that the way without them can be tested and measured on any machine.
 //! Refuses to know: how frames are cut and joined.
 
 use anyhow::bail;
 use os::{Family, Nic, NicConfig, NicKind, UdpConfig, UdpSockets};
+
+use super::workers;
 
 /// The environment variable that leaves parts away.
 pub(crate) const WITHOUT: &str = "IPOP_WITHOUT";
@@ -23,6 +25,8 @@ pub(crate) struct Without {
     gro: bool,
     /// The CPU's instructions for AES.
     aes: bool,
+    /// More than one worker.
+    workers: bool,
 }
 
 impl Without {
@@ -43,20 +47,27 @@ impl Without {
                 "gso" => without.gso = true,
                 "gro" => without.gro = true,
                 "aes" => without.aes = true,
-                _ => bail!("{WITHOUT} is a list of vnet, uso, gso, gro and aes; it has {word:?}"),
+                "workers" => without.workers = true,
+                _ => bail!("{WITHOUT} is a list of vnet, uso, gso, gro, aes and workers; it has {word:?}"),
             }
         }
         Ok(without)
     }
 
     /// How to open the sockets.
-    pub(crate) fn udp(self, port: u16) -> UdpConfig {
+    pub(crate) fn udp(self, port: u16, workers: usize) -> UdpConfig {
         UdpConfig {
             port,
             gso: !self.gso,
             gro: !self.gro,
+            steering: Some(workers::steering(workers)),
             ..UdpConfig::default()
         }
+    }
+
+    /// How many workers there should be.
+    pub(crate) fn workers(self) -> usize {
+        if self.workers { 1 } else { workers::count() }
     }
 
     /// Whether there are instructions for AES-GCM; without them ChaCha20-Poly1305 is faster.
@@ -168,7 +179,7 @@ mod tests {
         ] {
             os::netns::run_in_new(|| {
                 let without = Without::parse(list).unwrap();
-                let sockets = UdpSockets::bind(&without.udp(0)).unwrap();
+                let sockets = UdpSockets::bind(&without.udp(0, 2)).unwrap();
                 let nic = without.make_nic(&NicConfig::new(NicKind::Tun)).unwrap();
                 let tap = without.make_nic(&NicConfig::new(NicKind::Tap)).unwrap();
                 assert!(!tap.offload().header);

@@ -77,18 +77,22 @@ pub(crate) fn run(state: &StateDir, port: u16) -> anyhow::Result<ExitCode> {
     state.prepare()?;
     let (wakes, waking) = sync_channel(WAKES_WAITING);
     let without = Without::from_env()?;
+    let workers = without.workers();
+    let wakers: Result<Vec<_>, _> = (0..workers).map(|_| os::Waker::new()).collect();
+    let wakers = wakers.context("cannot make a waker")?;
     let shared = Shared {
         snapshot: Arc::new(Published::default()),
         nics: Arc::new(Published::default()),
-        sockets: Arc::new(UdpSockets::bind(&without.udp(port))?),
+        sockets: Arc::new(UdpSockets::bind(&without.udp(port, workers))?),
         without,
+        wakers: wakers.into(),
         wakes: wakes.clone(),
         overflow: Arc::new(AtomicU64::new(0)),
     };
     let mut engine = Engine::new(shared.clone(), keys::KeyFiles::open(state)?)?;
     watch_signals(wakes.clone())?;
     watch_addresses(wakes.clone())?;
-    workers::start_receiver(&shared)?;
+    (0..workers).try_for_each(|number| workers::start(&shared, number))?;
     api::listen(&state.tincan_socket(), state.controller_owner(), wakes)?;
     engine_loop(&mut engine, &waking);
     engine.end();

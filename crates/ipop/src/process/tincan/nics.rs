@@ -2,34 +2,28 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use anyhow::Context;
 use api::NetworkId;
 use api::link::{NamesConfig, NetworkConfig, NicKind};
 use os::{DnsWiring, Nic, NicConfig, Prefix, Waker};
-use tincan::fast::Lanes;
 
 use super::abilities::Without;
 use super::names::Names;
 use super::resolver;
-use super::workers::{self, Shared};
+use super::workers::{self, NicQueues, Shared};
 
 /// All NICs, owned by the engine.
 pub(crate) struct Nics {
     shared: Shared,
     open: BTreeMap<NetworkId, Open>,
     names: Names,
-    /// Lanes of workers that ended: their counters go on.
-    resting: Vec<Lanes>,
-    /// The number of the next worker's lanes; 0 is the engine's.
-    next_lanes: u8,
 }
 
 struct Open {
     nic: Nic,
+    queues: Vec<Nic>,
     config: NetworkConfig,
-    worker: JoinHandle<Lanes>,
     answering: Option<Answering>,
 }
 
@@ -49,8 +43,6 @@ impl Nics {
             shared,
             open: BTreeMap::new(),
             names: Names::default(),
-            resting: Vec::new(),
-            next_lanes: 1,
         }
     }
 
@@ -62,14 +54,12 @@ impl Nics {
         }
         let nic = make(config, self.shared.without)?;
         let name = nic.name().to_owned();
-        let lanes = self.lanes()?;
-        let worker = workers::start_sender(&self.shared, config.network, nic.clone(), lanes)?;
         self.open.insert(
             config.network,
             Open {
+                queues: queues(&nic, self.shared.wakers.len())?,
                 nic,
                 config: config.clone(),
-                worker,
                 answering: None,
             },
         );
@@ -82,7 +72,10 @@ impl Nics {
         self.remove_names(network);
         let Some(open) = self.open.remove(&network) else { return };
         self.publish();
-        self.resting.extend(open.end());
+        // Workers may hold the NIC for a moment longer.
+        if let Err(error) = open.nic.remove() {
+            tracing::warn!(%error, "a NIC stays until the process ends");
+        }
     }
 
     /// Takes everything away.
@@ -152,22 +145,17 @@ impl Nics {
         self.open.values().any(|open| open.nic.name() == interface)
     }
 
-    fn lanes(&mut self) -> anyhow::Result<Lanes> {
-        if let Some(lanes) = self.resting.pop() {
-            return Ok(lanes);
-        }
-        let lanes = Lanes::new(self.next_lanes).context("too many networks at a time")?;
-        self.next_lanes += 1;
-        Ok(lanes)
-    }
-
     fn publish(&self) {
         let all = self
             .open
             .iter()
-            .map(|(network, open)| (*network, open.nic.clone()))
+            .map(|(network, open)| NicQueues {
+                network: *network,
+                queues: open.queues.clone(),
+            })
             .collect();
         self.shared.nics.set(Arc::new(all));
+        self.shared.wakers.iter().for_each(os::Waker::wake);
     }
 }
 
@@ -186,16 +174,6 @@ impl Open {
         self.config = config.clone();
         Ok(())
     }
-
-    fn end(self) -> Option<Lanes> {
-        self.nic.waker().wake();
-        let lanes = self.worker.join().ok();
-        // The receiver may hold the NIC until the next datagram comes, if ever one does.
-        if let Err(error) = self.nic.remove() {
-            tracing::warn!(%error, "a NIC stays until the process ends");
-        }
-        lanes
-    }
 }
 
 fn make(config: &NetworkConfig, without: Without) -> anyhow::Result<Nic> {
@@ -206,6 +184,7 @@ fn make(config: &NetworkConfig, without: Without) -> anyhow::Result<Nic> {
     let nic = without.make_nic(&NicConfig {
         name: config.nic.clone(),
         mtu: config.mtu,
+        queues: true,
         ..NicConfig::new(kind)
     })?;
     nic.set_up(config.mtu)?;
@@ -213,6 +192,15 @@ fn make(config: &NetworkConfig, without: Without) -> anyhow::Result<Nic> {
         nic.add_address(prefix(*address)?)?;
     }
     Ok(nic)
+}
+
+/// All queues of a NIC, the one that it has and others.
+fn queues(nic: &Nic, workers: usize) -> anyhow::Result<Vec<Nic>> {
+    let mut queues = vec![nic.clone()];
+    for _ in 1..workers * workers::QUEUES {
+        queues.push(nic.another_queue()?);
+    }
+    Ok(queues)
 }
 
 fn prefix(cidr: api::Cidr) -> anyhow::Result<Prefix> {

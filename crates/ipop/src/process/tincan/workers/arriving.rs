@@ -1,0 +1,143 @@
+//! In: datagrams are opened where they lie, the frames in them joined, and given to the NICs.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use api::NetworkId;
+use os::{Batch, Cut, Family, Nic, PartialChecksum, VnetHeader};
+use tincan::fast::merge::{FRAMES, Joined, Merger, Takes};
+use tincan::fast::slice::Kind;
+use tincan::fast::{self, Inbound, Snapshot};
+
+use super::{NicQueues, Shared, Wake};
+
+/// Frames are given to the NIC when so many bytes wait: none may become larger.
+const MERGE_AT: usize = 64 << 10;
+/// Receive buffers of 64 KiB each: what one system call may bring.
+const RECEIVE_BUFFERS: usize = 8;
+
+/// The way in of one worker.
+pub(super) struct Arriving {
+    worker: usize,
+    batch: Batch,
+    merger: Merger,
+}
+
+impl Arriving {
+    pub(super) fn new(worker: usize) -> Self {
+        Self {
+            worker,
+            batch: Batch::new(RECEIVE_BUFFERS),
+            merger: Merger::default(),
+        }
+    }
+
+    /// Takes what one system call brings.
+    pub(super) fn take_turn(
+        &mut self,
+        shared: &Shared,
+        snapshot: &Snapshot,
+        nics: &[NicQueues],
+        (family, shard): (Family, usize),
+    ) -> std::io::Result<()> {
+        if !shared.sockets.try_recv(family, shard, &mut self.batch)? {
+            return Ok(());
+        }
+        let mut round = Round {
+            worker: self.worker,
+            shared,
+            snapshot,
+            nics,
+            merger: &mut self.merger,
+        };
+        for number in 0.. {
+            let Some(part) = self.batch.part(number) else { break };
+            for start in part.bytes.clone().step_by(part.stride) {
+                let end = part.bytes.end.min(start + part.stride);
+                round.take(part.local, part.remote, self.batch.memory(), start..end);
+            }
+        }
+        round.give_nics(self.batch.memory());
+        Ok(())
+    }
+}
+
+/// One batch of datagrams on its way to the NICs.
+struct Round<'a> {
+    worker: usize,
+    shared: &'a Shared,
+    snapshot: &'a Snapshot,
+    nics: &'a [NicQueues],
+    merger: &'a mut Merger,
+}
+
+impl Round<'_> {
+    fn take(&mut self, local: SocketAddr, remote: SocketAddr, memory: &mut [u8], datagram: Range<usize>) {
+        let start = datagram.start;
+        let tell = match fast::inbound(self.snapshot, remote, &mut memory[datagram.clone()]) {
+            Inbound::Frame { network, range, tell } => {
+                self.hold(memory, network, start + range.start..start + range.end);
+                tell
+            }
+            Inbound::ToEngine => {
+                let bytes = memory[datagram].to_vec();
+                self.shared.tell_engine(Wake::Udp { local, remote, bytes });
+                None
+            }
+            Inbound::Dropped(_, tell) => tell,
+        };
+        if let Some(tell) = tell {
+            self.shared.tell_engine(Wake::Opened(tell));
+        }
+    }
+
+    fn hold(&mut self, memory: &mut [u8], network: NetworkId, frame: Range<usize>) {
+        let Some(at) = self.nics.iter().position(|nic| nic.network == network) else {
+            return;
+        };
+        let offload = self.nics[at].queues.first().map(Nic::offload).unwrap_or_default();
+        let takes = Takes {
+            tcp: offload.tcp,
+            udp: offload.udp,
+        };
+        self.merger.push(memory, frame, at as u32, takes);
+        if self.merger.bytes() >= MERGE_AT {
+            self.give_nics(memory);
+        }
+    }
+
+    fn give_nics(&mut self, memory: &mut [u8]) {
+        self.merger.flush(memory, |joined, pieces| {
+            if let Some(nic) = self
+                .nics
+                .get(joined.nic as usize)
+                .and_then(|nic| nic.of_flow(self.worker, joined.flow()))
+            {
+                // A NIC that is down or full drops, as a wire does.
+                let _ = nic.send_pieces(&header(joined), pieces);
+            }
+        });
+    }
+}
+
+fn header(joined: &Joined) -> VnetHeader {
+    let shape = joined.shape();
+    let is_v6 = shape.partial.is_some_and(|partial| partial.start == 40);
+    VnetHeader {
+        checksum: shape.partial.map(|partial| PartialChecksum {
+            start: partial.start,
+            offset: partial.offset,
+        }),
+        cut: match shape.kind {
+            Kind::Whole => Cut::Whole,
+            Kind::Tcp if is_v6 => Cut::TcpV6 { ecn: false },
+            Kind::Tcp => Cut::TcpV4 { ecn: false },
+            Kind::Udp => Cut::Udp,
+        },
+        header_length: joined.header_bytes,
+        segment_size: shape.segment,
+        checksum_known_good: false,
+    }
+}
+
+const _: () = assert!(FRAMES <= os::PIECES);
