@@ -134,6 +134,7 @@ pub const TARGETS: &[Target] = &[
         tincan::records::frames,
     ),
     target("tincan_frame", tincan::records::frame, tincan::records::frames),
+    target("tincan_parts", tincan::parts::parts, tincan::parts::some),
     target("tincan_record_header", tincan::records::header, tincan::records::sealed),
     target("tincan_record_open", tincan::records::open, tincan::records::sealed),
     target(
