@@ -331,6 +331,7 @@ pub(crate) fn stored() -> Store {
         node: NodeId(public(1)),
         founder: true,
         login,
+        mtu: 1400,
         log: [genesis(), grant(3), admission(2, 1, 1)].map(Blob).to_vec(),
     };
     Store {

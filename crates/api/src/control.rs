@@ -67,6 +67,9 @@ pub struct CreateGroup {
     /// An account on the rendezvous; one is registered where absent.
     #[serde(default)]
     pub account: Option<Account>,
+    /// MTU of this node's NIC, bytes: 1280 to 9000; 1400 where absent.
+    #[serde(default)]
+    pub mtu: Option<u16>,
 }
 
 /// A group as made.
@@ -95,6 +98,9 @@ pub struct JoinGroup {
     /// An account on the rendezvous; one is registered where absent.
     #[serde(default)]
     pub account: Option<Account>,
+    /// MTU of this node's NIC, bytes: 1280 to 9000; 1400 where absent.
+    #[serde(default)]
+    pub mtu: Option<u16>,
 }
 
 impl std::fmt::Debug for JoinGroup {

@@ -167,6 +167,11 @@ pub struct NetworkConfig {
     pub addresses: Vec<Cidr>,
 }
 
+/// Least MTU of a NIC: IPv6 demands it (RFC 8200 section 5).
+pub const MTU_MIN: u16 = 1280;
+/// Largest MTU of a NIC.
+pub const MTU_MAX: u16 = 9000;
+
 /// 1400 bytes: fits, with 28 bytes of record and 48 of IPv6 and UDP, in any path of 1476 bytes or more.
 pub fn default_mtu() -> u16 {
     1400

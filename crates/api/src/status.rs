@@ -77,6 +77,9 @@ pub struct PeerStatus {
     pub connection: Connection,
     /// Round trip, microseconds, as last measured.
     pub rtt_us: Option<u64>,
+    /// Longest frame that the path carries whole, bytes, as far as found.
+    #[serde(default)]
+    pub path_mtu: Option<u16>,
     /// Inner bytes sent to it since the link was made.
     pub sent_bytes: u64,
     /// Inner bytes received from it since the link was made.

@@ -2,6 +2,7 @@
 //!
 //! Promises: what was written reads back; anything else is an error that names the file and the remedy, and changes nothing.
 
+use api::link::default_mtu;
 use api::rendezvous::Login;
 use api::{Blob, NetworkId, NodeId};
 use serde::{Deserialize, Serialize};
@@ -60,6 +61,9 @@ pub struct StoredGroup {
     pub founder: bool,
     /// How we log in where members meet.
     pub login: Login,
+    /// The MTU of our NIC; what was written before there was a choice has the usual one.
+    #[serde(default = "default_mtu")]
+    pub mtu: u16,
     /// The membership log; name, subnets, members and invites made are in it.
     pub log: Vec<Blob>,
 }
@@ -174,6 +178,7 @@ mod tests {
                     password: "hush".into(),
                     register: true,
                 },
+                mtu: 8900,
                 log: entries.iter().map(|e| Blob(e.bytes().to_vec())).collect(),
             }],
         }

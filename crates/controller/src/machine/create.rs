@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use api::control::{Account, CreateGroup, CreateInvite, Invite as InviteAnswer};
-use api::link::{LinkCall, NetworkRef, Purpose, Signer};
+use api::link::{LinkCall, MTU_MAX, MTU_MIN, NetworkRef, Purpose, Signer, default_mtu};
 use api::rendezvous::{Login, RendezvousFault, ServerAddress};
 use api::rpc::{ApiError, Empty, ErrorKind};
 use api::{Cidr, NetworkId};
@@ -29,6 +29,7 @@ pub(super) struct Founding {
     subnet: Cidr,
     host_name: String,
     login: Login,
+    mtu: u16,
     started: Instant,
 }
 
@@ -65,6 +66,16 @@ impl Creating {
     }
 }
 
+/// The NIC's MTU that somebody wishes for.
+pub(super) fn wished_mtu(wish: Option<u16>) -> Result<u16, ApiError> {
+    let mtu = wish.unwrap_or_else(default_mtu);
+    if (MTU_MIN..=MTU_MAX).contains(&mtu) {
+        return Ok(mtu);
+    }
+    let text = format!("an MTU is {MTU_MIN} to {MTU_MAX} bytes");
+    Err(ApiError::new(ErrorKind::InvalidParams, text).field("mtu"))
+}
+
 impl Controller {
     pub(super) fn create(&mut self, now: Now, request: RequestId, params: CreateGroup) {
         match self.founding(now, params) {
@@ -87,6 +98,7 @@ impl Controller {
             .map_err(|e: api::rendezvous::ServerAddressError| {
                 ApiError::new(ErrorKind::InvalidParams, e.to_string()).field("server")
             })?;
+        let mtu = wished_mtu(params.mtu)?;
         self.require_ready()?;
         self.require_room(&params.name)?;
         let subnet = match params.subnet {
@@ -101,6 +113,7 @@ impl Controller {
                 .as_deref()
                 .map_or_else(|| self.host_name.clone(), host_label),
             login: login(&mut self.fx, server, params.account),
+            mtu,
             started: now.mono,
         })
     }
@@ -184,10 +197,11 @@ impl Controller {
             Ok(made) => made.network,
             Err(error) => return self.fx.refuse(request, error),
         };
-        let login = founding.login.clone();
+        let (login, mtu) = (founding.login.clone(), founding.mtu);
         let stage = Stage::Creating(Box::new(Creating { request, founding }));
         let mut group = Group::new(network, login, stage);
         group.founder = true;
+        group.mtu = mtu;
         self.groups.insert(network, group);
         self.with(now, network, |group, cx| {
             cx.call(

@@ -145,6 +145,8 @@ pub(super) struct Group {
     pub(super) node: Option<NodeId>,
     pub(super) founder: bool,
     pub(super) login: Login,
+    /// Of our NIC.
+    pub(super) mtu: u16,
     pub(super) log: Log,
     pub(super) roster: Roster,
     pub(super) stage: Stage,
@@ -167,6 +169,7 @@ impl Group {
             node: None,
             founder: false,
             login,
+            mtu: default_mtu(),
             log: Log::new(network),
             roster: Roster::default(),
             stage,
@@ -189,6 +192,7 @@ impl Group {
         let mut group = Self::new(stored.network, stored.login.clone(), Stage::Member);
         group.node = Some(stored.node);
         group.founder = stored.founder;
+        group.mtu = stored.mtu;
         group.log = stored.read_log()?;
         group.roster = Roster::evaluate(&group.log);
         group.sync_peers();
@@ -208,6 +212,7 @@ impl Group {
             node,
             founder: self.founder,
             login: self.login.clone(),
+            mtu: self.mtu,
             log: self.log.in_order().iter().map(|e| Blob(e.bytes().to_vec())).collect(),
         })
     }
@@ -265,7 +270,7 @@ impl Group {
             network: self.network,
             kind: NicKind::Ip,
             nic: None,
-            mtu: default_mtu(),
+            mtu: self.mtu,
             addresses: self.own_addresses(),
         }
     }

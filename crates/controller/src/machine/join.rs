@@ -22,7 +22,7 @@ use crate::membership::Roster;
 use crate::message::{Message, Refusal, RequestTag, seal_envelope};
 
 use super::Controller;
-use super::create::{login, rendezvous_error};
+use super::create::{login, rendezvous_error, wished_mtu};
 use super::effects::{AfterSeal, Cx, GroupCall, Now, RequestId};
 use super::group::{Group, Stage};
 
@@ -75,6 +75,10 @@ impl Controller {
             Ok(invite) => invite,
             Err(error) => return self.fx.refuse(request, error),
         };
+        let mtu = match wished_mtu(params.mtu) {
+            Ok(mtu) => mtu,
+            Err(error) => return self.fx.refuse(request, error),
+        };
         let network = invite.network;
         let wanted = params
             .host_name
@@ -96,6 +100,7 @@ impl Controller {
             online: false,
         };
         let mut group = Group::new(network, login, Stage::Joining(Box::new(joining)));
+        group.mtu = mtu;
         group.log.insert(Source::Anybody, entries);
         group.roster = Roster::evaluate(&group.log);
         self.groups.insert(network, group);

@@ -223,6 +223,7 @@ impl Group {
             addresses: member.addresses(),
             connection: self.connection(member.node, seen),
             rtt_us: seen.and_then(|s| s.path.as_ref()?.rtt_us),
+            path_mtu: seen.and_then(|s| s.path.as_ref()?.mtu),
             sent_bytes: traffic.sent_bytes,
             received_bytes: traffic.received_bytes,
             last_seen_s: seen.and_then(|s| s.last_received_ms).map(|ms| ms / 1000),

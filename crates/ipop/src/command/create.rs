@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use api::Cidr;
 use api::control::{Account, ControlCall, CreateGroup, GroupInfo};
+use api::link::default_mtu;
 use api::rendezvous::ServerAddress;
 use clap::Args;
 
-use super::{PATIENCE_NETWORK, invite, text};
+use super::{MTUS, PATIENCE_NETWORK, invite, text};
 use crate::client::Client;
 use crate::process::background;
 use crate::state::StateDir;
@@ -30,6 +31,9 @@ pub(super) struct Create {
     /// Name of this machine in the group; its host name where left out.
     #[arg(long, value_name = "HOST")]
     host: Option<String>,
+    /// MTU of this machine's network card, 1280 to 9000: more pays where the ways to others carry jumbo frames.
+    #[arg(long, value_name = "BYTES", default_value_t = default_mtu(), value_parser = clap::value_parser!(u16).range(MTUS))]
+    mtu: u16,
     #[command(flatten)]
     account: AccountArguments,
     /// Print JSON.
@@ -84,6 +88,7 @@ impl Create {
             server: server.to_string(),
             host_name: self.host,
             account,
+            mtu: Some(self.mtu),
         };
         let (group, link) = create(state, call)?;
         if self.json {

@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use api::control::{ControlCall, JoinGroup, Joined};
+use api::link::default_mtu;
 use clap::Args;
 
 use super::create::AccountArguments;
-use super::{PATIENCE_NETWORK, text};
+use super::{MTUS, PATIENCE_NETWORK, text};
 use crate::client::Client;
 use crate::process::background;
 use crate::state::StateDir;
@@ -21,6 +22,9 @@ pub(super) struct Join {
     /// Name of this machine in the group; its host name where left out.
     #[arg(long, value_name = "HOST")]
     name: Option<String>,
+    /// MTU of this machine's network card, 1280 to 9000: more pays where the ways to others carry jumbo frames.
+    #[arg(long, value_name = "BYTES", default_value_t = default_mtu(), value_parser = clap::value_parser!(u16).range(MTUS))]
+    mtu: u16,
     #[command(flatten)]
     account: AccountArguments,
     /// Print JSON.
@@ -41,6 +45,7 @@ impl Join {
             invite: invite.trim().to_owned(),
             host_name: self.name,
             account,
+            mtu: Some(self.mtu),
         };
         let joined: Joined = Client::connect(state)?.call(&ControlCall::JoinGroup(call), PATIENCE_NETWORK)?;
         if self.json {

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use api::link::{MTU_MAX, MTU_MIN};
 use clap::{Parser, Subcommand};
 
 use crate::state::StateDir;
@@ -25,6 +26,8 @@ use crate::state::StateDir;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a command waits for one that does.
 const PATIENCE_NETWORK: Duration = Duration::from_secs(45);
+/// What a NIC's MTU may be.
+const MTUS: std::ops::RangeInclusive<i64> = MTU_MIN as i64..=MTU_MAX as i64;
 
 /// Private networks between your machines and your friends', straight from one to the other.
 #[derive(Debug, Parser)]

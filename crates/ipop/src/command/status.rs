@@ -124,6 +124,7 @@ mod tests {
             addresses: vec!["10.5.0.2".parse().expect("an address")],
             connection,
             rtt_us: Some(12_300),
+            path_mtu: Some(1400),
             sent_bytes: 1200,
             received_bytes: 0,
             last_seen_s: Some(4000),

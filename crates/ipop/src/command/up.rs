@@ -40,6 +40,7 @@ fn first_group(state: &StateDir) -> anyhow::Result<ExitCode> {
         server: server.to_string(),
         host_name: None,
         account: None,
+        mtu: None,
     };
     let (group, link) = create::create(state, call)?;
     create::show(&group, &link);

@@ -257,6 +257,31 @@ fn a_tincan_that_restarts_is_given_everything_and_linked_at_once() {
 }
 
 #[test]
+fn the_mtu_that_was_wished_for_outlives_restarts_and_concerns_one_node_only() {
+    let mut world = World::new(2);
+    world.create(0).expect("made");
+    let invite = world.invite(0, 1);
+    let call = api::control::JoinGroup {
+        mtu: Some(8900),
+        ..joining(&invite, None)
+    };
+    world.wait::<Joined>(1, ControlCall::JoinGroup(call)).expect("joined");
+    world.crash_controller(1);
+    world.crash_tincan(1);
+    world.crash_tincan(0);
+    let mtus = |world: &World, machine: usize| -> Vec<u16> {
+        let calls = world.machines[machine].calls.iter();
+        let made = calls.filter_map(|call| match call {
+            LinkCall::CreateNetwork(config) => Some(config.mtu),
+            _ => None,
+        });
+        made.collect()
+    };
+    assert_eq!(mtus(&world, 1), [8900], "since the restart");
+    assert_eq!(mtus(&world, 0), [1400, 1400]);
+}
+
+#[test]
 fn a_controller_that_restarts_disturbs_nothing() {
     let (mut world, network) = family(3);
     world.crash_controller(1);
@@ -464,6 +489,13 @@ fn bad_wishes_are_refused_with_their_field() {
                 ..creation("home", None)
             },
             "server",
+        ),
+        (
+            api::control::CreateGroup {
+                mtu: Some(1279),
+                ..creation("home", None)
+            },
+            "mtu",
         ),
     ] {
         let error = world

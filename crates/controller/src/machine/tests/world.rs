@@ -422,6 +422,7 @@ pub(super) fn creation(name: &str, subnet: Option<&str>) -> CreateGroup {
         server: SERVER.into(),
         host_name: None,
         account: None,
+        mtu: None,
     }
 }
 
@@ -430,6 +431,7 @@ pub(super) fn joining(invite: &str, host_name: Option<&str>) -> JoinGroup {
         invite: invite.into(),
         host_name: host_name.map(str::to_owned),
         account: None,
+        mtu: None,
     }
 }
 
