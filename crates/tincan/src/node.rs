@@ -449,7 +449,8 @@ impl Node {
             }
             snapshot.networks.push(table);
         }
-        snapshot.links = self.slots.iter().map(|id| self.fast_link((*id)?)).collect();
+        let used = self.slots.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        snapshot.links = self.slots[..used].iter().map(|id| self.fast_link((*id)?)).collect();
         while snapshot.links.last().is_some_and(Option::is_none) {
             snapshot.links.pop();
         }

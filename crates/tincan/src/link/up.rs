@@ -48,9 +48,10 @@ pub(crate) struct Up {
     id: SessionId,
     session: Session,
     main: Handshake,
-    old: Option<OldStream>,
+    // In boxes: a link at rest has neither, and each is as large as the rest.
+    old: Option<Box<OldStream>>,
     previous: Option<(Session, Instant)>,
-    fresh: Option<Making>,
+    fresh: Option<Box<Making>>,
     fresh_not_before: Instant,
     /// Server: when the peer last began a fresh handshake.
     fresh_begun: Option<Instant>,
@@ -123,7 +124,8 @@ impl Up {
     pub(super) fn receivers(&self) -> Vec<(ReceiverIndex, Arc<OpenKeys>)> {
         let own = [Some(&self.session), self.previous.as_ref().map(|(session, _)| session)];
         let own = own.into_iter().flatten().map(|s| (s.own_index(), s.opener()));
-        own.chain(self.fresh.iter().filter_map(Making::receiver)).collect()
+        own.chain(self.fresh.iter().filter_map(|fresh| fresh.receiver()))
+            .collect()
     }
 
     pub(super) fn handshakes(&mut self) -> Vec<&mut Handshake> {
@@ -151,7 +153,7 @@ impl Up {
             return false;
         };
         fresh.handle_datagram(cx.now, bytes);
-        self.fresh = Some(fresh);
+        self.fresh = Some(Box::new(fresh));
         self.fresh_begun = Some(cx.now);
         true
     }
@@ -182,7 +184,7 @@ impl Up {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let mut all = vec![self.session.poll_timeout(), self.main.poll_timeout(), self.sample.next];
         all.push(self.old.as_ref().and_then(|old| old.handshake.poll_timeout()));
-        all.push(self.fresh.as_ref().and_then(Making::poll_timeout));
+        all.push(self.fresh.as_ref().and_then(|fresh| fresh.poll_timeout()));
         all.extend(self.previous.as_ref().map(|(_, until)| Some(*until)));
         all.into_iter().flatten().min()
     }
@@ -215,13 +217,13 @@ impl Up {
         self.previous = Some((before, now + GRACE));
         self.id = fresh.id;
         let handshake = std::mem::replace(&mut self.main, fresh.handshake);
-        self.old = Some(OldStream {
+        self.old = Some(Box::new(OldStream {
             handshake,
             end_sent: false,
             end_read: false,
             read_told: false,
             peer_has_read: false,
-        });
+        }));
         self.handshakes += 1;
         self.receive_epoch = 0;
         self.end_old_stream();
@@ -317,7 +319,7 @@ impl Link {
                     if let Some(mut fresh) = up.fresh.take()
                         && let Some(session) = fresh.session.take()
                     {
-                        up.switch(fresh, session, cx.now);
+                        up.switch(*fresh, session, cx.now);
                         self.out.push_back(LinkOutput::Changed);
                     }
                 }
@@ -540,7 +542,7 @@ impl Link {
             // Asked again after `FRESH_AGAIN` if it does not come.
             let _ = up.send(FRESH_WANTED, &[]);
         } else if let Ok(fresh) = Making::new(cx, &self.config, next_session(up.id), rtt) {
-            up.fresh = Some(fresh);
+            up.fresh = Some(Box::new(fresh));
         }
     }
 }
