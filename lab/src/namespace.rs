@@ -26,6 +26,11 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// One that a rig has, by the name within it.
+    pub(crate) fn named(rig: &str, name: &str) -> Self {
+        Self(format!("{rig}-{name}"))
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.0
     }

@@ -1,5 +1,7 @@
 //! The rig: an internet with sites around it, each a host behind what its kind has before it.
 
+mod width;
+
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
