@@ -32,7 +32,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::fast::{FastLink, FastPath, FastReceiver, Lanes, LinkSlot, NetTable, Snapshot};
-use crate::forward::Drops;
+use crate::forward::{Drops, Rate};
 use crate::gather::Gatherer;
 use crate::ice::{AddressPolicy, Transactions};
 use crate::keys::{DeviceSecret, RootKey};
@@ -204,6 +204,7 @@ pub struct Node {
     pings: BTreeMap<u64, (CallId, Instant)>,
     next_ping: u64,
     staged_bytes: usize,
+    cut_rate: Rate,
     snapshot: Arc<Snapshot>,
     is_dirty: bool,
     drops: Arc<Drops>,
@@ -254,6 +255,7 @@ impl Node {
             pings: BTreeMap::new(),
             next_ping: 0,
             staged_bytes: 0,
+            cut_rate: Rate::new(limits::CUT_FRAMES_PER_SECOND, limits::CUT_FRAMES_BURST),
             snapshot: Arc::new(snapshot),
             is_dirty: false,
             drops,

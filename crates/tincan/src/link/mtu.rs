@@ -36,6 +36,8 @@ const GRAIN: usize = 16;
 const ROUND: usize = 6;
 /// A size of the search is refused when it was missed so often (RFC 8899 section 5.1.2, MAX_PROBES).
 const TRIES: u32 = 3;
+/// Between the tries, each time so much more: a queue that overflows drops large datagrams before small ones.
+const PAUSE: Duration = Duration::from_millis(50);
 /// The size in use is given up when so many volleys missed it in a row; from the second on each asks twice.
 const MISSES: u32 = 2;
 /// What is sent before the marker may come so much after it, and by an eighth of the round trip.
@@ -43,12 +45,15 @@ const SLACK: Duration = Duration::from_millis(20);
 /// A volley without an answer to its marker says nothing after two round trips and this, doubled each time.
 const PATIENCE: Duration = Duration::from_millis(250);
 const PATIENCE_MAX: Duration = Duration::from_secs(2);
-/// Larger sizes than the one found are tried again after this, while traffic flows (PMTU_RAISE_TIMER: 600 s there).
-const RAISE: Duration = Duration::from_secs(300);
+/// Larger sizes than the one found are tried again after this, while traffic flows, then less and less often: what was
+/// found under heavy load may be wrong.
+const RAISE_FIRST: Duration = Duration::from_secs(10);
+/// At last so often (PMTU_RAISE_TIMER of RFC 8899 section 5.1.1: 600 s).
+const RAISE_LAST: Duration = Duration::from_secs(300);
 /// A relayed path is asked after this: until a channel is bound, the way there costs more bytes.
 const RELAY_FIRST: Duration = Duration::from_secs(1);
 /// Volleys that may leave without traffic: more than the longest search has.
-const BUDGET: u32 = 20;
+const BUDGET: u32 = 30;
 /// A round trip where none was measured yet.
 const RTT: Duration = Duration::from_millis(200);
 
@@ -113,8 +118,10 @@ pub(crate) struct Mtu {
     round: Vec<usize>,
     is_settled: bool,
     volley: Option<Volley>,
-    start_at: Option<Instant>,
+    /// Nothing is sent before.
+    rest_until: Option<Instant>,
     raise_at: Option<Instant>,
+    raise_after: Duration,
     budget: u32,
     patience: Duration,
     rtt: Duration,
@@ -137,8 +144,9 @@ impl Mtu {
             round: Vec::new(),
             is_settled: false,
             volley: None,
-            start_at: None,
+            rest_until: None,
             raise_at: None,
+            raise_after: RAISE_FIRST,
             budget: 0,
             patience: PATIENCE,
             rtt: RTT,
@@ -180,7 +188,7 @@ impl Mtu {
         let next_token = self.next_token;
         *self = Self {
             overhead: way.overhead(),
-            start_at: Some(if way.is_relayed { now + RELAY_FIRST } else { now }),
+            rest_until: Some(if way.is_relayed { now + RELAY_FIRST } else { now }),
             budget: BUDGET,
             rtt: way.rtt.unwrap_or(RTT),
             next_token,
@@ -200,11 +208,10 @@ impl Mtu {
         self.low = self.low.min(top);
         self.is_settled = false;
         self.is_news = true;
-        self.budget = BUDGET;
-        self.volley = None;
-        if self.start_at.is_none() {
-            self.high = top + 1;
-            self.search(now);
+        self.high = top + 1;
+        // A path that was not asked yet will be.
+        if self.aim != Aim::Hope {
+            self.begin(now);
         }
     }
 
@@ -273,7 +280,7 @@ impl Mtu {
             return;
         }
         self.budget = BUDGET;
-        if self.volley.is_some() || self.start_at.is_some() {
+        if self.volley.is_some() || self.rest_until.is_some() {
             return;
         }
         match self.aim {
@@ -288,11 +295,11 @@ impl Mtu {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.start_at.or(self.volley.as_ref().map(|volley| volley.until))
+        self.rest_until.or(self.volley.as_ref().map(|volley| volley.until))
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        if self.start_at.take_if(|at| now >= *at).is_some() {
+        if self.rest_until.take_if(|at| now >= *at).is_some() {
             self.go_on(now);
         } else if let Some(volley) = self.volley.as_ref().filter(|volley| now >= volley.until) {
             if volley.is_answered {
@@ -318,15 +325,7 @@ impl Mtu {
                 self.search(now);
             }
             Aim::Search { .. } if missed.is_empty() => self.search(now),
-            Aim::Search { tries } if tries + 1 < TRIES => {
-                self.aim = Aim::Search { tries: tries + 1 };
-                self.round = missed;
-                self.go_on(now);
-            }
-            Aim::Search { .. } => {
-                self.high = missed.into_iter().fold(self.high, usize::min);
-                self.search(now);
-            }
+            Aim::Search { tries } => self.on_missed(now, tries + 1, missed),
             Aim::Watch { .. } if missed.is_empty() => self.aim = Aim::Watch { misses: 0 },
             Aim::Watch { misses } if misses + 1 < MISSES => {
                 self.aim = Aim::Watch { misses: misses + 1 };
@@ -334,6 +333,33 @@ impl Mtu {
             }
             Aim::Watch { .. } => self.fall(now, self.top + 1),
         }
+    }
+
+    /// Of the present round these were missed; it was sent so often.
+    fn on_missed(&mut self, now: Instant, tries: u32, missed: Vec<usize>) {
+        let (above, base): (Vec<usize>, Vec<usize>) = missed.into_iter().partition(|size| *size > BASE);
+        // That less than `BASE` passes is so unlikely that it is asked twice as often.
+        let is_base_new = self.high > BASE;
+        let is_base_alone = is_base_new && above.is_empty();
+        let is_over = tries >= if is_base_alone { 2 * TRIES } else { TRIES };
+        self.round = [above, base].concat();
+        if !is_over {
+            self.aim = Aim::Search { tries };
+            self.rest_until = Some(now + PAUSE * tries);
+            return;
+        }
+        self.round.retain(|size| {
+            let stays = *size <= BASE && is_base_new && tries < 2 * TRIES;
+            if !stays {
+                self.high = self.high.min(*size);
+            }
+            stays
+        });
+        if self.round.is_empty() {
+            return self.search(now);
+        }
+        self.aim = Aim::Search { tries };
+        self.go_on(now);
     }
 
     /// The size in use does not pass any more: a black hole (RFC 8899 section 4.3). Tried again with the rest: it may
@@ -344,8 +370,15 @@ impl Mtu {
         let base = if BASE < high { BASE } else { FLOOR };
         self.set_size(self.size.min(base));
         self.is_settled = false;
+        self.raise_after = RAISE_FIRST;
+        self.begin(now);
+    }
+
+    /// Searches at once, whatever is on its way.
+    fn begin(&mut self, now: Instant) {
         self.budget = BUDGET;
         self.volley = None;
+        self.rest_until = None;
         self.search(now);
     }
 
@@ -362,7 +395,8 @@ impl Mtu {
     fn settle(&mut self, now: Instant) {
         self.aim = Aim::Watch { misses: 0 };
         self.set_size(self.low);
-        self.raise_at = (self.low < self.top).then(|| now + RAISE);
+        self.raise_at = (self.low < self.top).then(|| now + self.raise_after);
+        self.raise_after = (self.raise_after * 2).min(RAISE_LAST);
         self.is_news |= !self.is_settled;
         self.is_settled = true;
     }
@@ -393,7 +427,7 @@ impl Mtu {
     }
 
     fn send(&mut self, now: Instant, sizes: Vec<usize>) {
-        if self.volley.is_some() || self.start_at.is_some() || self.budget == 0 {
+        if self.volley.is_some() || self.rest_until.is_some() || self.budget == 0 {
             return;
         }
         self.budget -= 1;

@@ -150,6 +150,10 @@ impl Node {
         };
         // Lane 0 has a kind before the frame.
         if bytes.len() >= link.frame_max {
+            if !self.cut_rate.allows(now) {
+                link.shared.drops.count(DropReason::TooBig);
+                return true;
+            }
             return self.with_link(now, id, |link, cx| link.send_cut(cx, bytes)) == Some(Ok(()));
         }
         let Some(slot) = self.links.get(&id).map(|entry| entry.link.config.slot) else {
