@@ -73,20 +73,34 @@ pub(crate) enum Reach {
     Relay,
 }
 
+/// What a pair is to be like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    pub(crate) reach: Reach,
+    /// What kernel and CPU have and the two do without (`IPOP_WITHOUT`).
+    pub(crate) without: &'static str,
+    /// MTU of the NICs, where it is not the usual one.
+    pub(crate) mtu: Option<u16>,
+}
+
+impl Wish {
+    pub(crate) const USUAL: Self = Self {
+        reach: Reach::Direct,
+        without: "",
+        mtu: None,
+    };
+}
+
 impl Pair {
-    /// Both ends, with the rendezvous on a host, linked as told; `without` is what `IPOP_WITHOUT` says.
-    pub(crate) fn start(
-        ipop: &Path,
-        server: &Host,
-        hosts: &[Host; 2],
-        without: &str,
-        reach: Reach,
-    ) -> anyhow::Result<Self> {
+    /// Both ends, with the rendezvous on a host, linked as wished.
+    pub(crate) fn start(ipop: &Path, server: &Host, hosts: &[Host; 2], wish: Wish) -> anyhow::Result<Self> {
         let rendezvous = Rendezvous::start(ipop, server)?;
-        let founder = Node::start_without(ipop, &hosts[1], without)?;
-        founder.create(&rendezvous)?;
-        let joiner = Node::start_without(ipop, &hosts[0], without)?;
-        joiner.join(&founder.invite(1)?)?;
+        let mtu = wish.mtu.map(|mtu| ["--mtu".to_owned(), mtu.to_string()]);
+        let mtu: Vec<&str> = mtu.iter().flatten().map(String::as_str).collect();
+        let founder = Node::start_without(ipop, &hosts[1], wish.without)?;
+        founder.create_with(&rendezvous, &mtu)?;
+        let joiner = Node::start_without(ipop, &hosts[0], wish.without)?;
+        join_with(ipop, &hosts[0], &founder.invite(1)?, &mtu)?;
         let pair = Self {
             nodes: [joiner, founder],
             rendezvous,
@@ -94,7 +108,7 @@ impl Pair {
         until("the two are linked as they should be", LINKED_WITHIN, || {
             let group = pair.nodes[0].group().map_err(|error| format!("{error:#}"))?;
             let connection = group.peers.first().map(|peer| peer.connection.clone());
-            match (&connection, reach) {
+            match (&connection, wish.reach) {
                 (Some(Connection::Direct { .. }), Reach::Direct) => Ok(()),
                 (Some(Connection::Relay { .. }), Reach::Relay) => Ok(()),
                 _ => Err(format!("{connection:?}")),
@@ -153,11 +167,13 @@ impl Node {
 
     /// Makes the group of the benchmark.
     pub(crate) fn create(&self, rendezvous: &Rendezvous) -> anyhow::Result<GroupInfo> {
+        self.create_with(rendezvous, &[])
+    }
+
+    fn create_with(&self, rendezvous: &Rendezvous, more: &[&str]) -> anyhow::Result<GroupInfo> {
         let host = ["--host", self.host.name()];
-        let created: Created = self.json(
-            &["create", "bench", "--server", &rendezvous.address, host[0], host[1]],
-            "",
-        )?;
+        let usual = ["create", "bench", "--server", &rendezvous.address, host[0], host[1]];
+        let created: Created = self.json(&[&usual, more].concat(), "")?;
         Ok(created.group)
     }
 
@@ -210,8 +226,17 @@ impl Node {
 
 /// Joins by an invite, starting a daemon if none runs; done when the first member answers.
 pub(crate) fn join(ipop: &Path, host: &Host, invite: &str) -> anyhow::Result<Joined> {
+    join_with(ipop, host, invite, &[])
+}
+
+fn join_with(ipop: &Path, host: &Host, invite: &str, more: &[&str]) -> anyhow::Result<Joined> {
     make(&host.folder())?;
-    json(ipop, host, &["join", "-", "--name", host.name()], invite)
+    json(
+        ipop,
+        host,
+        &[&["join", "-", "--name", host.name()], more].concat(),
+        invite,
+    )
 }
 
 fn json<T: DeserializeOwned>(ipop: &Path, host: &Host, arguments: &[&str], input: &str) -> anyhow::Result<T> {

@@ -5,7 +5,7 @@ use lab::{Host, Rig, Site};
 
 use crate::compare::one_stream;
 use crate::load;
-use crate::node::{Pair, Reach};
+use crate::node::{Pair, Reach, Wish};
 use crate::peer::Way;
 use crate::report::{Comparison, Metric, Report, Row};
 use crate::settings::Settings;
@@ -158,30 +158,34 @@ impl Path {
         let hosts = [near, far];
         let prepared = match self.between {
             Between::Lossy(per_mille) => lose(&hosts, per_mille),
-            Between::Sized(mtu, _) => hosts.iter().try_for_each(|host| set_mtu(host, "lan0", mtu)),
+            Between::Sized(mtu, _) => hosts.iter().try_for_each(|host| set_mtu(host, mtu)),
             Between::Wire | Between::Ipv6 | Between::Relay => Ok(()),
         };
         prepared.context("cannot prepare the path")?;
         if self.has_bare {
             ways.push(Way::wire(bare_name(self.name), &hosts));
         }
-        let reach = if self.between == Between::Relay {
-            Reach::Relay
-        } else {
-            Reach::Direct
-        };
-        let pair = Pair::start(&settings.ipop, &server, &hosts, self.without, reach)?;
-        if let Between::Sized(_, Some(mtu)) = self.between {
-            for (node, host) in pair.nodes.iter().zip(&hosts) {
-                let nic = node.group()?.nic.context("a node has no NIC")?;
-                set_mtu(host, &nic, mtu)?;
-            }
-        }
+        let pair = Pair::start(&settings.ipop, &server, &hosts, self.wish())?;
         let daemons = pair.daemons()?;
         for (name, target) in self.ipop.iter().zip(pair.targets()?) {
             ways.push(Way::over(*name, &hosts, target, &daemons));
         }
         Ok(pair)
+    }
+
+    fn wish(&self) -> Wish {
+        let usual = Wish {
+            without: self.without,
+            ..Wish::USUAL
+        };
+        match self.between {
+            Between::Relay => Wish {
+                reach: Reach::Relay,
+                ..usual
+            },
+            Between::Sized(_, mtu) => Wish { mtu, ..usual },
+            Between::Wire | Between::Ipv6 | Between::Lossy(_) => usual,
+        }
     }
 
     /// The rendezvous, and the two ends; neighbours have it on the second.
@@ -209,6 +213,9 @@ fn lose(hosts: &[Host; 2], per_mille: u16) -> anyhow::Result<()> {
         // What TCP may have on its way below itself; more overflows the queue behind a veth when each datagram is alone, which
         // would lose far more than is asked for.
         host.run("sysctl", &["-q", "-w", "net.ipv4.tcp_limit_output_bytes=262144"])?;
+        // And what two cores send must stay in order, which each core's own queue would not keep; some kernels have no choice.
+        let one_core = "echo 1 >/sys/class/net/lan0/queues/rx-0/rps_cpus || true";
+        host.run("sh", &["-c", one_core])?;
         let rules = format!(
             "add table inet loss; add chain inet loss in {{ type filter hook prerouting priority -300; }}; \
              add rule inet loss in iifname lan0 numgen random mod 1000 < {per_mille} drop"
@@ -218,7 +225,7 @@ fn lose(hosts: &[Host; 2], per_mille: u16) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn set_mtu(host: &Host, nic: &str, mtu: u16) -> anyhow::Result<()> {
-    host.run("ip", &["link", "set", nic, "mtu", &mtu.to_string()])?;
+fn set_mtu(host: &Host, mtu: u16) -> anyhow::Result<()> {
+    host.run("ip", &["link", "set", "lan0", "mtu", &mtu.to_string()])?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use anyhow::Context;
 
 use super::{Ends, Peer, Started};
-use crate::node::{Pair, Reach};
+use crate::node::{Pair, Wish};
 
 pub(super) const PEER: Peer = Peer {
     name: super::IPOP,
@@ -12,7 +12,7 @@ pub(super) const PEER: Peer = Peer {
 };
 
 fn start(ends: &Ends) -> anyhow::Result<Started> {
-    let pair = Pair::start(ends.ipop(), &ends.hosts[1], &ends.hosts, "", Reach::Direct)?;
+    let pair = Pair::start(ends.ipop(), &ends.hosts[1], &ends.hosts, Wish::USUAL)?;
     Ok(Started {
         target: pair.targets()?.first().copied().context("the founder has no address")?,
         daemons: pair.daemons()?,
