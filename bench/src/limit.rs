@@ -1,7 +1,7 @@
 //! What the kernel allows: frames between a NIC and a neighbour, cut and joined as IPOP does it, and nothing sealed or checked.
 //!
-//! Promises: the same threads, buffers and system calls as a node's workers with one link and one NIC.
-//! Refuses to know: who else is there. It protects nothing, so it exists in the benchmark alone.
+//! Promises: the functions, buffers and system calls of a node's workers, in the plainest shape: a thread each way, one queue, one
+//! socket. Refuses to know: who else is there. It protects nothing, so it exists in the benchmark alone.
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
