@@ -102,7 +102,7 @@ pub const SIZE_PROBES: usize = 32;
 /// Parts of one frame: the longest over the smallest path is 19.
 pub const PARTS: usize = 24;
 /// Frames that are cut, a second, all links together: what one thread of a slow machine puts together again.
-pub const CUT_FRAMES_PER_SECOND: u32 = 20_000;
+pub const CUT_FRAMES_PER_SECOND: u32 = 40_000;
 /// See `CUT_FRAMES_PER_SECOND`: fewer than wait for the engine at either end.
 pub const CUT_FRAMES_BURST: u32 = 500;
 /// Frames of one link that miss parts: more than are on their way at once where one after the other is cut.
