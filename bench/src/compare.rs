@@ -11,9 +11,7 @@ use crate::process::{Memory, cpu_of_all};
 use crate::report::{Comparison, Metric, Report, Row};
 use crate::settings::Settings;
 
-const ROUNDS: usize = 5;
-/// Loads that tell less and take long are in these first rounds only.
-const LONG_ROUNDS: usize = 3;
+const ROUNDS: usize = 3;
 const PINGS: usize = 300;
 /// Pings go out every 5 ms: as many as fit into a span under load.
 const PINGS_PER_SECOND: usize = 200;
@@ -59,7 +57,7 @@ pub(crate) fn measure(settings: &Settings, report: &mut Report) -> anyhow::Resul
     for round in 1..=rounds {
         for way in &ways {
             eprintln!("  round {round} of {rounds}: {}", way.name);
-            match loads(way, settings, round <= LONG_ROUNDS, &mut comparison) {
+            match loads(way, settings, &mut comparison) {
                 Err(error) if peer::is_foreign(&way.name) => report.left_out(&way.name, &error),
                 Err(error) => report.fault(&way.name, &error),
                 Ok(()) => {}
@@ -106,7 +104,7 @@ fn idle(ways: &[Way], settings: &Settings, comparison: &mut Comparison) -> anyho
     Ok(())
 }
 
-fn loads(way: &Way, settings: &Settings, long: bool, comparison: &mut Comparison) -> anyhow::Result<()> {
+fn loads(way: &Way, settings: &Settings, comparison: &mut Comparison) -> anyhow::Result<()> {
     let (hosts, target, span) = (&way.hosts, way.target, settings.span());
     one_stream(way, settings, comparison)?;
     let mut add = |metric, value| comparison.add(&way.name, metric, value);
@@ -131,11 +129,9 @@ fn loads(way: &Way, settings: &Settings, long: bool, comparison: &mut Comparison
     let each = span / 6;
     let flood = |direction| load::flood(hosts, target, direction, each).context("small datagrams");
     add("UDP 64 B", flood(Direction::There)? / 1e3);
-    if long {
-        add("UDP 64 B, both ways", flood(Direction::Both)? / 1e3);
-        let flows = load::flows(hosts, target, each).context("datagrams sent together")?;
-        add("UDP 1200 B flows", flows);
-    }
+    add("UDP 64 B, both ways", flood(Direction::Both)? / 1e3);
+    let flows = load::flows(hosts, target, each).context("datagrams sent together")?;
+    add("UDP 1200 B flows", flows);
     Ok(())
 }
 
