@@ -207,6 +207,8 @@ pub struct Node {
     cut_rate: Rate,
     snapshot: Arc<Snapshot>,
     is_dirty: bool,
+    /// The snapshot goes out before all else: what is sent may be answered at once, by records that only the new tables know.
+    is_unpublished: bool,
     drops: Arc<Drops>,
     out: VecDeque<Output>,
     last_now: Instant,
@@ -258,6 +260,7 @@ impl Node {
             cut_rate: Rate::new(limits::CUT_FRAMES_PER_SECOND, limits::CUT_FRAMES_BURST),
             snapshot: Arc::new(snapshot),
             is_dirty: false,
+            is_unpublished: false,
             drops,
             out: VecDeque::new(),
             last_now: now,
@@ -301,6 +304,9 @@ impl Node {
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
+        if std::mem::take(&mut self.is_unpublished) {
+            return Some(Output::Snapshot(self.snapshot.clone()));
+        }
         self.out.pop_front()
     }
 
@@ -458,7 +464,7 @@ impl Node {
         }
         snapshot.receivers.sort_by_key(|receiver| receiver.index);
         self.snapshot = Arc::new(snapshot);
-        self.out.push_back(Output::Snapshot(self.snapshot.clone()));
+        self.is_unpublished = true;
     }
 
     fn table(&self, id: NetworkId, network: &Network) -> NetTable {

@@ -377,7 +377,15 @@ impl World {
 
     fn drain(&mut self) {
         for at in 0..self.hosts.len() {
+            let mut has_acted = false;
             while let Some(output) = self.hosts[at].node.poll_output() {
+                let is_snapshot = matches!(output, Output::Snapshot(_));
+                assert!(
+                    !(is_snapshot && has_acted),
+                    "what was sent may be answered before the tables know of it"
+                );
+                // Where a kernel refuses what is sent, its node hears of that in between.
+                has_acted |= !is_snapshot && self.interface == usize::MAX;
                 self.act(at, output);
             }
         }
