@@ -31,7 +31,7 @@ use crate::limits;
 use client::{Client, ClientEvent, ClientTransmit, Ending};
 
 /// How long UDP is tried alone.
-const OTHER_WAYS_AFTER: Duration = Duration::from_secs(1);
+const OTHER_WAYS_AFTER: Duration = Duration::from_millis(500);
 /// Wait before a host is tried again, and how far it doubles.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// A wrong password counts as so many failures: the next attempt is half a minute away.
