@@ -1,5 +1,7 @@
 //! New keys under traffic: by epoch every two minutes, by a fresh handshake every thirty.
 
+use tincan::session::EPOCH_TIME;
+
 use super::*;
 
 fn session(world: &mut World, name: &str) -> api::link::SessionState {
@@ -12,12 +14,7 @@ fn session(world: &mut World, name: &str) -> api::link::SessionState {
 fn no_frame_is_lost_to_new_epochs_and_fresh_handshakes() {
     for seed in seeds(4) {
         let mut world = linked_pair(seed);
-        let sent = world.talk(s(7 * 60), ms(250));
-        world.run(s(2));
-        world.expect_arrived(&sent);
-        let epochs = session(&mut world, "ann");
-        // Where the path changed there was a fresh handshake, and its keys begin with epoch 0.
-        assert!(epochs.send_epoch >= 3 || epochs.handshakes >= 2, "{seed:?} {epochs:?}");
+        expect_young_keys(&mut world, s(7 * 60));
         let sent = world.talk(s(28 * 60), ms(250));
         world.run(s(2));
         world.expect_arrived(&sent);
@@ -27,6 +24,29 @@ fn no_frame_is_lost_to_new_epochs_and_fresh_handshakes() {
         }
         expect_no_link_down(&world, &["ann", "bob"]);
     }
+}
+
+/// Talks, and looks every ten seconds whether no key was used for longer than an epoch lasts. A path that gets better
+/// brings a fresh handshake, and its keys begin with epoch 0.
+fn expect_young_keys(world: &mut World, time: Duration) {
+    const LOOK: Duration = s(10);
+    let mut sent = Vec::new();
+    let mut key = (0, 0);
+    let (mut age, mut changes) = (Duration::ZERO, 0);
+    for _ in 0..time.as_secs() / LOOK.as_secs() {
+        sent.extend(world.talk(LOOK, ms(250)));
+        let now = session(world, "ann");
+        let last = std::mem::replace(&mut key, (now.handshakes, now.send_epoch));
+        if last == key {
+            age += LOOK;
+        } else {
+            (age, changes) = (Duration::ZERO, changes + 1);
+        }
+        assert!(age <= EPOCH_TIME, "{now:?} is {age:?} old");
+    }
+    assert!(changes >= 4, "the first key and three more in {time:?}: {changes}");
+    world.run(s(2));
+    world.expect_arrived(&sent);
 }
 
 /// Wires that reorder: frames of the old keys come after frames of the new.
