@@ -18,8 +18,8 @@ fn a_group_forms_over_a_long_wire_that_loses() {
         };
         let ann = rig.distant_host("ann", Site::PortRestricted, far)?;
         let bob = rig.distant_host("bob", Site::PortRestricted, far)?;
-        rig.loss(&ann, 20)?;
-        rig.loss(&bob, 20)?;
+        rig.loss(&ann, 50)?;
+        rig.loss(&bob, 50)?;
         let (ann, bob) = (Node::start(&ann)?, Node::start(&bob)?);
         let invite = ann.create("home", rendezvous.address())?.invite;
         bob.join(&invite)?;

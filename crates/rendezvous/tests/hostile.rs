@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use api::rendezvous::RendezvousFault;
 use rendezvous::client::Options;
 use tokio::io::AsyncReadExt;
@@ -129,4 +131,26 @@ async fn a_mute_server_under_tls_is_told_of_while_it_is_tried() {
     // Then it is given up.
     let (_, reason, retry_ms) = ann.offline().await;
     assert!(retry_ms > 0, "{reason}");
+}
+
+#[tokio::test]
+async fn a_slow_server_is_not_called_silent_while_it_speaks() {
+    let server = Scripted::listen().await;
+    let mut ann = ann(&server, true).await;
+    let mut stream = server.tls().await;
+    let script = tokio::spawn(async move {
+        let offer = format!(
+            "{HEADER}<stream:features><mechanisms xmlns='{MECHANISMS}'><mechanism>PLAIN</mechanism></mechanisms>\
+             </stream:features>"
+        );
+        // One piece in half a second: longer than the whole of an ordinary login may take in silence.
+        for piece in offer.as_bytes().chunks(offer.len().div_ceil(10)) {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            say(&mut stream, std::str::from_utf8(piece).expect("ASCII")).await;
+        }
+        stream
+    });
+    let (fault, reason, _) = ann.offline().await;
+    assert_eq!(fault, RendezvousFault::Unsuitable, "{reason}");
+    drop(script.await.expect("a script"));
 }

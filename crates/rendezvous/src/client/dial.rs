@@ -6,11 +6,13 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::time::Instant;
 
 use api::rendezvous::{Host, RendezvousFault};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -272,7 +274,7 @@ async fn start_tls(
         }
         failure => failure,
     };
-    let mut stream = Stream::new(tcp);
+    let mut stream = Stream::new(tcp, watch::Sender::new(Instant::now()));
     stream.open(&target.domain, limits::STANZA_BYTES_STRANGER);
     // Both at once: one round trip less. A server that offers no TLS refuses the second, and then we leave.
     stream.queue(&Element::new("starttls", NS_TLS).to_text());

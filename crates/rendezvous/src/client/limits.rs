@@ -16,6 +16,8 @@ pub(super) const CONNECT_TIME: Duration = Duration::from_secs(3);
 /// All names, addresses and TLS handshakes together, and the moment at which a slow login is told to people, who are promised a
 /// word within five seconds.
 pub(super) const VERDICT_TIME: Duration = Duration::from_millis(3_500);
+/// Silence of a server after which a login that takes long is told of: on a line that loses, TCP sends again three times in it.
+pub(super) const SILENCE_TIME: Duration = Duration::from_millis(2_500);
 /// From the connection to the room, on the slowest line.
 pub(super) const LOGIN_TIME: Duration = Duration::from_secs(20);
 /// The next address is tried beside the first after this (RFC 8305 section 5).

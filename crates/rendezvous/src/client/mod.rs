@@ -1,7 +1,7 @@
 //! XMPP client: one adapter for one network.
 //!
-//! Promises: after `Start` it logs in, enters the room and stays there over every loss until `Stop`; something is said
-//! within five seconds of each try; whatever a server sends, memory stays bounded and nothing panics; nothing but
+//! Promises: after `Start` it logs in, enters the room and stays there over every loss until `Stop`; a server that
+//! is not reached, or is silent while it should speak, is told of within five seconds of each try; whatever a server sends, memory stays bounded and nothing panics; nothing but
 //! "start TLS" is ever sent in clear. Refuses to know: what cards and bytes mean, who is a member.
 //!
 //! Built on `rxml` directly: our stanzas are few, and `tokio-xmpp` would bring 70 more crates (a DNS resolver, caches,
@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use api::rendezvous::{Login, RendezvousCommand, RendezvousEvent, RendezvousFault, Service};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_rustls::client::TlsStream;
 
@@ -213,17 +213,21 @@ impl Adapter {
             memory,
             ..
         } = self;
-        let work = timeout(limits::LOGIN_TIME, reach(&target, place, card, memory, &options.roots));
+        let (heard, mut hears) = watch::channel(started);
+        let work = timeout(
+            limits::LOGIN_TIME,
+            reach(&target, place, card, memory, &options.roots, heard),
+        );
         tokio::pin!(work);
-        let verdict = sleep_until((started + limits::VERDICT_TIME).into());
-        tokio::pin!(verdict);
+        let silence = silence(started, &mut hears);
+        tokio::pin!(silence);
         let mut told = false;
         let mut live = loop {
             tokio::select! {
                 outcome = &mut work => break outcome.map_err(|_| failed(slow(&target.label)))?.map_err(failed)?,
-                () = &mut verdict, if !told => {
+                () = &mut silence, if !told => {
                     told = true;
-                    outbox.push(still_trying(&target.label));
+                    outbox.push(silent(&target.label));
                 }
                 () = outbox.deliver() => return Err(End::Turn(Turn::Closed)),
                 command = commands.recv() => if let Some(turn) = aside(command, goal) {
@@ -240,7 +244,7 @@ impl Adapter {
     /// Stays.
     async fn live(&mut self, mut live: Live, goal: &mut Goal, started: Instant) -> End {
         let mut inside: Option<Instant> = None;
-        let mut told = started + limits::VERDICT_TIME <= Instant::now();
+        let mut told = false;
         let mut resolving: Option<Resolving> = None;
         let failure = loop {
             let out = live.session.take_out();
@@ -259,10 +263,11 @@ impl Adapter {
             if full {
                 live.session.forgive(Instant::now());
             }
+            let silent_at = silent_at(started, live.stream.heard());
             let deadline = match inside {
                 Some(_) => live.session.deadline(),
                 None if told => live.session.deadline().min(started + limits::LOGIN_TIME),
-                None => live.session.deadline().min(started + limits::VERDICT_TIME),
+                None => live.session.deadline().min(silent_at),
             };
             let outcome = tokio::select! {
                 incoming = live.stream.next_if(!full) => match incoming {
@@ -290,9 +295,9 @@ impl Adapter {
                     if inside.is_none() && started + limits::LOGIN_TIME <= now {
                         Err(live.session.not_entered())
                     } else {
-                        if inside.is_none() && !told && started + limits::VERDICT_TIME <= now {
+                        if inside.is_none() && !told && silent_at <= now {
                             told = true;
-                            live.session.tell(still_trying(&live.session.label));
+                            live.session.tell(silent(&live.session.label));
                         }
                         live.session.handle_timeout(now)
                     }
@@ -355,10 +360,11 @@ async fn reach(
     card: Vec<u8>,
     memory: &mut Memory,
     roots: &Roots,
+    heard: watch::Sender<Instant>,
 ) -> Result<Live, Failure> {
     let secure = dial::dial(target, memory, roots).await?;
     memory.way = Some((secure.address, secure.way));
-    let mut stream = Stream::new(secure.tls);
+    let mut stream = Stream::new(secure.tls, heard);
     let mut session = Session::new(&target.label, &target.domain, place, card, Instant::now());
     let pipelined = session.take_out();
     let logged_in = login::log_in(&mut stream, target, memory, secure.binding, &pipelined).await?;
@@ -407,9 +413,27 @@ async fn resolved(resolving: &mut Option<Resolving>) -> Vec<Service> {
     }
 }
 
-fn still_trying(label: &str) -> RendezvousEvent {
+/// Returns when the server has been silent for too long.
+async fn silence(started: Instant, heard: &mut watch::Receiver<Instant>) {
+    loop {
+        let at = silent_at(started, *heard.borrow_and_update());
+        tokio::select! {
+            () = sleep_until(at.into()) => return,
+            Ok(()) = heard.changed() => {}
+        }
+    }
+}
+
+/// When a login that is not over is told of: it may take its time as long as the server speaks.
+fn silent_at(started: Instant, heard: Instant) -> Instant {
+    (started + limits::VERDICT_TIME).max(heard + limits::SILENCE_TIME)
+}
+
+fn silent(label: &str) -> RendezvousEvent {
     RendezvousEvent::Offline {
-        reason: format!("{label} is slow: the login has not finished in 5 seconds and goes on; check the network"),
+        reason: format!(
+            "{label} does not go on with the login; it is still tried: check the network, or the server's load"
+        ),
         fault: RendezvousFault::Unreachable,
         retry_ms: 0,
     }

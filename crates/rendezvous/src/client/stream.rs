@@ -7,8 +7,10 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
 
 use super::limits;
 use crate::xml::{Element, Incoming, NS_STREAM, Reader, XmlError};
@@ -37,12 +39,16 @@ pub(super) struct Stream<S> {
     out: Vec<u8>,
     written: usize,
     unflushed: bool,
+    heard: watch::Sender<Instant>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
-    pub(super) fn new(io: S) -> Self {
+    /// Over a connection that was made just now; `heard` is told whenever the server said something.
+    pub(super) fn new(io: S, heard: watch::Sender<Instant>) -> Self {
+        heard.send_replace(Instant::now());
         Stream {
             io,
+            heard,
             reader: Reader::new(limits::STANZA_BYTES_STRANGER),
             chunk: vec![0; limits::READ_BYTES].into_boxed_slice(),
             unread: 0..0,
@@ -64,6 +70,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
             "<?xml version='1.0'?><stream:stream xmlns='jabber:client' \
              xmlns:stream='http://etherx.jabber.org/streams' version='1.0' xml:lang='en' to='{domain}'>"
         ));
+    }
+
+    /// When the server last said something.
+    pub(super) fn heard(&self) -> Instant {
+        *self.heard.borrow()
     }
 
     /// Bytes that the socket has not taken.
@@ -142,6 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
                 Ok(()) if filled == 0 => return Poll::Ready(Err(Broken::Closed)),
                 Ok(()) => self.unread = 0..filled,
             }
+            self.heard.send_replace(Instant::now());
         }
     }
 
