@@ -18,6 +18,8 @@ const PORTS: [u16; 2] = [4000, 4001];
 const TCP_PORTS: [u16; 2] = [80, 443];
 /// How long an answer may take. The wires have no length and nothing is lost: this is for a busy machine.
 const PATIENCE: Duration = Duration::from_millis(800);
+/// How long two hosts try to reach each other before they are held to be unable to.
+const PUNCH_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Where the answer is to come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,12 +240,12 @@ pub fn punch(a: &Host, b: &Host, echo: &Echo) -> Result<bool, Failure> {
             .ok_or_else(|| Failure::Unexpected("the server lacks an address".into()))?;
         let (at_a, at_b) = (Client::bind(a, ipv4)?, Client::bind(b, ipv4)?);
         let (of_a, of_b) = (candidates(a, &at_a, server), candidates(b, &at_b, server));
-        let (one, two) = std::thread::scope(|scope| {
-            let one = scope.spawn(|| knock(&at_a, of_b));
-            let two = scope.spawn(|| knock(&at_b, of_a));
-            (one.join().unwrap_or(false), two.join().unwrap_or(false))
+        let answered = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| knock(&at_a, of_b, &answered));
+            scope.spawn(|| knock(&at_b, of_a, &answered));
         });
-        if one && two {
+        if answered.into_inner() == 2 {
             return Ok(true);
         }
     }
@@ -265,12 +267,13 @@ fn candidates(host: &Host, client: &Client, server: SocketAddr) -> BTreeSet<Sock
     own.chain(client.ask(server, From::Same)).collect()
 }
 
-/// Sends to all and whoever answers, until an answer to ours has come and the time that the other needs is over.
-fn knock(client: &Client, mut targets: BTreeSet<SocketAddr>) -> bool {
-    let deadline = Instant::now() + PATIENCE;
-    let mut answered = false;
+/// Sends to all and whoever answers, until both hosts have `answered` or their time is over.
+fn knock(client: &Client, mut targets: BTreeSet<SocketAddr>, answered: &AtomicU32) {
+    let deadline = Instant::now() + PUNCH_PATIENCE;
+    let is_over = || answered.load(Ordering::Relaxed) == 2 || Instant::now() >= deadline;
+    let mut was_answered = false;
     let mut buffer = [0; 16];
-    while Instant::now() < deadline {
+    while !is_over() {
         for target in &targets {
             let _ = client.0.send_to(b"knock", target);
         }
@@ -279,13 +282,15 @@ fn knock(client: &Client, mut targets: BTreeSet<SocketAddr>) -> bool {
             targets.insert(from);
             match &buffer[..length] {
                 b"knock" => _ = client.0.send_to(b"come in", from),
-                b"come in" => answered = true,
+                b"come in" if !was_answered => {
+                    was_answered = true;
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
                 _ => {}
             }
-            if Instant::now() >= deadline {
+            if is_over() {
                 break;
             }
         }
     }
-    answered
 }
