@@ -266,6 +266,11 @@ pub fn is_too_big(_: &io::Error) -> bool {
 }
 
 /// Not supported.
+pub fn allow_fragments(_: impl AsFd) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Not supported.
 pub fn interfaces() -> Result<Vec<Interface>, Error> {
     missing("listing network interfaces")
 }

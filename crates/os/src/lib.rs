@@ -74,7 +74,7 @@ pub use self::{
     signals::{Signal, Signals},
     udp::{
         Batch, BufferSizes, Datagram, Family, Part, SEND_WAIT, Steering, Train, UdpConfig, UdpCounts, UdpSockets,
-        is_too_big,
+        allow_fragments, is_too_big,
     },
     wake::{MAX_WAIT, Ready, Waker, wait_readable},
     watch::Watcher,

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use quinn_udp::{Transmit, UdpSocketState};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 pub use batch::Batch;
 pub use config::{BufferSizes, Datagram, Family, Part, SEND_WAIT, Steering, Train, UdpConfig, UdpCounts};
@@ -410,6 +410,25 @@ fn port_error(port: u16, refused: &io::Result<Socket>) -> Error {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Error::PortNotPermitted { port },
         _ => Error::PortInUse { port },
     }
+}
+
+/// Lets a socket that quinn-udp has prepared fragment what is too large for the way, as a relay must; IPv6 does so as far as
+/// this host is the first on the way.
+pub fn allow_fragments(socket: impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(&socket);
+    // Time stamps are quinn-udp's wish, too, and nobody reads them. Failing is harmless.
+    let _ = set_option(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 0);
+    set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+    if socket.domain()? == Domain::IPV6 {
+        set_option(
+            &socket,
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_DONT,
+        )?;
+        set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 0)?;
+    }
+    Ok(())
 }
 
 /// Past the system-wide limit where we may, else up to it.

@@ -74,6 +74,7 @@ pub(crate) fn run(state: &StateDir, settings: Settings) -> anyhow::Result<ExitCo
 
 async fn serve(state: &StateDir, settings: Settings) -> anyhow::Result<()> {
     let mut config = ServerConfig::new(&settings.domain, usable(settings.listen.clone()), state.server());
+    config.turn.prepare = |socket| os::allow_fragments(socket);
     config.public_host = settings
         .advertise
         .first()

@@ -2,6 +2,7 @@ use std::net::UdpSocket;
 
 use super::*;
 use crate::netns::run_in_new;
+use crate::{Nic, NicConfig, NicKind, Prefix};
 
 fn open() -> UdpSockets {
     UdpSockets::bind(&UdpConfig::default()).unwrap()
@@ -392,4 +393,59 @@ fn a_shared_port_is_shared_with_no_other() {
         assert_eq!(plain.unwrap_err().kind(), io::ErrorKind::AddrInUse);
     })
     .unwrap();
+}
+
+#[test]
+fn a_relays_socket_cuts_what_is_too_large_for_the_way() {
+    run_in_new(|| {
+        let nic = Nic::create(&NicConfig::new(NicKind::Tun)).unwrap();
+        nic.set_up(1400).unwrap();
+        for (address, far, parts) in [
+            ("10.9.0.1/24", "10.9.0.2:5000", 0..20),
+            ("fd09::1/64", "[fd09::2]:5000", 0..40),
+        ] {
+            let address: Prefix = address.parse().unwrap();
+            nic.add_address(address).unwrap();
+            let far: SocketAddr = far.parse().unwrap();
+            let socket = bind_one(
+                if far.is_ipv4() {
+                    Ipv4Addr::UNSPECIFIED.into()
+                } else {
+                    Ipv6Addr::UNSPECIFIED.into()
+                },
+                0,
+            );
+            let socket = socket.unwrap();
+            let _state = UdpSocketState::new((&socket).into()).unwrap();
+            let refused = socket.send_to(&[7; 3000], &far.into()).unwrap_err();
+            assert!(is_too_big(&refused));
+            allow_fragments(&socket).unwrap();
+            socket.send_to(&[7; 3000], &far.into()).unwrap();
+            let mut frame = [0; 2000];
+            let mut data = 0;
+            // Header, then 8 bytes of UDP in the first part; nothing else is sent to the far end.
+            while data < 3008 {
+                let length = nic.try_recv(&mut frame).unwrap().expect("the rest of the parts");
+                let is_v4 = frame[0] >> 4 == 4;
+                if is_v4 == far.is_ipv4() && frame[parts.clone()].ends_with(&octets(far.ip())) {
+                    data += length - parts.end - if is_v4 { 0 } else { FRAGMENT_HEADER };
+                    assert!(!is_v4 || frame[6] & DONT_FRAGMENT == 0);
+                }
+            }
+            assert_eq!(data, 3008);
+        }
+    })
+    .unwrap();
+}
+
+/// Of IPv6 (RFC 8200 section 4.5).
+const FRAGMENT_HEADER: usize = 8;
+/// A flag in the seventh byte of an IPv4 header (RFC 791 section 3.1).
+const DONT_FRAGMENT: u8 = 0x40;
+
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
 }

@@ -52,7 +52,9 @@ pub use fuzzing::fuzz_hub;
 pub use turn::fuzz_relay;
 
 pub use crate::xml::{XmlError, read_stream};
-pub use turn::{FrameError, RelayAddress, TurnConfig, answer_stranger, channel_data, frame_length, turn_user_of};
+pub use turn::{
+    FrameError, Prepare, RelayAddress, TurnConfig, answer_stranger, channel_data, frame_length, turn_user_of,
+};
 
 use crate::xml;
 use guard::Guard;
@@ -219,7 +221,7 @@ impl Server {
         let mut udp: Vec<turn::UdpDoor> = Vec::new();
         for address in &config.turn.listen {
             let wished = udp.first().and_then(turn::UdpDoor::second_port);
-            udp.push(turn::UdpDoor::bind(*address, wished)?);
+            udp.push(turn::UdpDoor::bind(*address, wished, config.turn.prepare)?);
         }
         let running = Running {
             domain: domain.clone(),

@@ -260,6 +260,67 @@ async fn relays_over_tls() {
     relays_both_ways(tcp_turner(&house, true).await).await;
 }
 
+/// Sends datagrams with one system call where the kernel can cut them.
+fn send_train(socket: &UdpSocket, to: SocketAddr, datagrams: &[Vec<u8>]) {
+    let other = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let state = quinn_udp::UdpSocketState::new((&other).into()).unwrap();
+    let send = |contents: &[u8], segment_size| {
+        let transmit = quinn_udp::Transmit {
+            destination: to,
+            ecn: None,
+            contents,
+            segment_size,
+            src_ip: None,
+        };
+        state.try_send(socket.into(), &transmit).unwrap();
+    };
+    match state.max_gso_segments() {
+        1 => datagrams.iter().for_each(|datagram| send(datagram, None)),
+        _ => send(&datagrams.concat(), Some(datagrams[0].len())),
+    }
+}
+
+#[tokio::test]
+async fn datagrams_that_come_together_keep_their_borders_and_their_order() {
+    let house = loopback_house().await;
+    let mut turner = udp_turner(&house).await;
+    let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let peer_address = peer.local_addr().unwrap();
+    let relayed = turner.allocated().await;
+    let now = turner.now();
+    turner
+        .client
+        .bind_channel(TransportType::Udp, peer_address, now)
+        .unwrap();
+    turner
+        .until(|event| matches!(event, TurnEvent::ChannelCreated(..)).then_some(()))
+        .await;
+    let mut datagrams: Vec<Vec<u8>> = (0..40).map(|number| vec![number; 1200]).collect();
+    datagrams.push(vec![40; 701]);
+    send_train(&peer, relayed, &datagrams);
+    for datagram in &datagrams {
+        assert_eq!(turner.until_heard().await, *datagram);
+    }
+    let mut wrapped = Vec::new();
+    for datagram in &datagrams {
+        let message = turner
+            .client
+            .send_to(TransportType::Udp, peer_address, datagram.clone(), now)
+            .unwrap();
+        wrapped.push(message.map(TransmitBuild::build).unwrap().data);
+    }
+    let Pipe::Udp(socket) = &turner.pipe else {
+        panic!("over UDP");
+    };
+    send_train(socket, house.running.udp[0], &wrapped);
+    for datagram in &datagrams {
+        let mut buffer = [0; 2000];
+        let received = tokio::time::timeout(Duration::from_secs(20), peer.recv_from(&mut buffer)).await;
+        let (length, from) = received.expect("nothing was relayed").unwrap();
+        assert_eq!((&buffer[..length], from), (&datagram[..], relayed));
+    }
+}
+
 #[tokio::test]
 async fn peers_on_loopback_are_refused_by_default() {
     let house = House::open().await;

@@ -143,7 +143,10 @@ impl Bench {
     fn peer_sends(&mut self, bytes: &[u8]) {
         let from = SocketAddr::from(([203, 0, 113, 5], 7000));
         for relay in &self.relays {
-            if let Some(carried) = self.machine.handle_peer(*relay, from, bytes, self.now) {
+            let wrapping = self.machine.wrapping(*relay, from, self.now);
+            if let Some(wrapping) = wrapping {
+                let mut carried = Vec::new();
+                wrapping.write(bytes, &mut carried);
                 assert!(carried.len() <= bytes.len() + 64);
             }
         }

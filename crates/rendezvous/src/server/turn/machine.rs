@@ -35,6 +35,7 @@ use turn_types::message::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, REFRESH, SE
 
 use super::binding::{self, Answer, Ports};
 use super::peers::Policy;
+use super::wire::Wrapping;
 use super::{credentials, limits, wire};
 
 /// How a client reaches the server.
@@ -447,21 +448,22 @@ impl Machine {
     }
 
     fn channel_send(&self, client: &Client, number: u16, data: Range<usize>, now: Instant) -> Action {
-        let Some(allocation) = self.alive(client, now) else {
-            return Action::Nothing;
-        };
-        match allocation.channels.get(&number) {
-            Some(channel) if channel.expires > now && allocation.permits(channel.peer.ip(), now) => Action::Send {
-                relay: allocation.relay,
-                to: channel.peer,
-                data,
-            },
-            _ => Action::Nothing,
+        match self.channel(client, number, now) {
+            Some((relay, to)) => Action::Send { relay, to, data },
+            None => Action::Nothing,
         }
     }
 
-    /// A datagram came to a relay socket; gives what to send to which client.
-    pub(super) fn handle_peer(&self, relay: RelayId, from: SocketAddr, data: &[u8], now: Instant) -> Option<Vec<u8>> {
+    /// Where what a client sends on a channel goes, if anywhere.
+    pub(super) fn channel(&self, client: &Client, number: u16, now: Instant) -> Option<(RelayId, SocketAddr)> {
+        let allocation = self.alive(client, now)?;
+        let channel = allocation.channels.get(&number).filter(|c| c.expires > now)?;
+        let permitted = allocation.permits(channel.peer.ip(), now);
+        permitted.then_some((allocation.relay, channel.peer))
+    }
+
+    /// How the client is given what this peer sends to a relay socket; `None`: not at all.
+    pub(super) fn wrapping(&self, relay: RelayId, from: SocketAddr, now: Instant) -> Option<Wrapping> {
         let client = self.relays.get(&relay)?;
         let allocation = self.alive(client, now)?;
         let from = wire::canonical(from);
@@ -470,10 +472,13 @@ impl Machine {
         }
         let channel = allocation.by_peer.get(&from).copied();
         let alive = |number: &u16| allocation.channels.get(number).is_some_and(|c| c.expires > now);
-        match channel.filter(alive) {
-            Some(number) => wire::write_channel(number, data, client.transport == Transport::Stream),
-            None => wire::write_data(from, data),
-        }
+        Some(match channel.filter(alive) {
+            Some(number) => Wrapping::Channel {
+                number,
+                is_padded: client.transport == Transport::Stream,
+            },
+            None => Wrapping::Indication { from },
+        })
     }
 
     // --- 5. the end ---

@@ -10,35 +10,44 @@ mod fuzzing;
 mod limits;
 mod machine;
 mod peers;
+mod socket;
 #[cfg(test)]
 mod tests;
+mod train;
+mod udp;
 mod wire;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use quinn_udp::EcnCodepoint;
 use stun_proto::types::AddressFamily;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::link::Wire;
 use super::session::unix_now;
-use super::{ServerError, Shared, bound_socket, store};
+use super::{ServerError, Shared, store};
 use binding::{Answer, Ports};
 #[doc(hidden)]
 pub use fuzzing::fuzz_relay;
 use machine::{Action, Client, Machine, Open, Quotas, RelayId, Transport};
 use peers::Policy;
+use socket::{Batch, Socket};
+use train::Train;
 
 pub use credentials::user_of as turn_user_of;
+pub use socket::Prepare;
+pub(super) use udp::UdpDoor;
 pub use wire::{FrameError, channel_data, frame_length};
 
 /// STUN and TURN, as configured.
@@ -61,6 +70,8 @@ pub struct TurnConfig {
     pub deny_private_peers: bool,
     /// Allow peers on loopback: for tests.
     pub allow_loopback_peers: bool,
+    /// Called for every UDP socket. Without it, what is too large for its way is lost instead of being cut.
+    pub prepare: Prepare,
 }
 
 impl Default for TurnConfig {
@@ -74,6 +85,7 @@ impl Default for TurnConfig {
             credential_lifetime: Duration::from_secs(12 * 3600),
             deny_private_peers: false,
             allow_loopback_peers: false,
+            prepare: |_| Ok(()),
         }
     }
 }
@@ -91,12 +103,14 @@ pub struct RelayAddress {
 pub(super) struct Relay {
     machine: Mutex<Machine>,
     sockets: Mutex<BTreeMap<RelayId, RelaySocket>>,
+    room: Mutex<(Batch, Train)>,
     addresses: Vec<RelayAddress>,
     ports: RangeInclusive<u16>,
+    prepare: Prepare,
 }
 
 struct RelaySocket {
-    socket: Arc<UdpSocket>,
+    socket: Arc<Socket>,
     task: AbortHandle,
 }
 
@@ -109,119 +123,36 @@ impl Drop for RelaySocket {
 /// The way back to a client.
 #[derive(Clone)]
 enum Back {
-    Udp(Arc<UdpSocket>, SocketAddr),
-    Stream(mpsc::Sender<Vec<u8>>),
+    Udp(Arc<Socket>, SocketAddr),
+    Stream(StreamQueue),
 }
 
 impl Back {
-    fn send(&self, bytes: Vec<u8>) {
-        // Lost if it does not fit: the promise of a datagram.
-        let _lost = match self {
-            Back::Udp(socket, to) => socket.try_send_to(&bytes, *to).is_err(),
-            Back::Stream(queue) => queue.try_send(bytes).is_err(),
-        };
+    fn send(&self, bytes: &[u8]) {
+        self.send_train(None, bytes, bytes.len());
+    }
+
+    /// Messages of `segment` bytes each, the last perhaps shorter. Lost if they do not fit: the promise of a datagram.
+    fn send_train(&self, ecn: Option<EcnCodepoint>, bytes: &[u8], segment: usize) {
+        match self {
+            Back::Udp(socket, to) => socket.send(*to, ecn, bytes, segment),
+            Back::Stream(queue) => queue.push(bytes),
+        }
     }
 }
 
-fn udp_socket(address: SocketAddr) -> io::Result<UdpSocket> {
-    UdpSocket::from_std(bound_socket(address, socket2::Type::DGRAM)?.into())
+/// What waits for a TCP or TLS client.
+#[derive(Clone)]
+struct StreamQueue {
+    sender: mpsc::Sender<Vec<u8>>,
+    bytes: Arc<AtomicUsize>,
 }
 
-/// The UDP sockets of one address: one for STUN and TURN, and where a port was free one for STUN alone, so that clients
-/// can find out whether their NATs tell ports apart.
-pub(super) struct UdpDoor {
-    main: Arc<UdpSocket>,
-    second: Option<Arc<UdpSocket>>,
-}
-
-impl UdpDoor {
-    /// Binds both. `wished` is the second port of another address: one port for all is what XEP-0215 can tell.
-    pub(super) fn bind(address: SocketAddr, wished: Option<u16>) -> Result<Self, ServerError> {
-        let main = udp_socket(address).map_err(|source| ServerError::Listen { address, source })?;
-        let second = main.local_addr().ok().and_then(|main| second_socket(main, wished));
-        Ok(UdpDoor {
-            main: Arc::new(main),
-            second: second.map(Arc::new),
-        })
-    }
-
-    /// The address for STUN and TURN.
-    pub(super) fn address(&self) -> Option<SocketAddr> {
-        self.main.local_addr().ok()
-    }
-
-    /// The port for STUN alone.
-    pub(super) fn second_port(&self) -> Option<u16> {
-        Some(self.second.as_ref()?.local_addr().ok()?.port())
-    }
-
-    /// Serves clients until the server stops.
-    pub(super) async fn serve(self, shared: Arc<Shared>, stopped: watch::Receiver<bool>) {
-        let main = serve_udp(
-            self.main.clone(),
-            self.second.clone(),
-            true,
-            shared.clone(),
-            stopped.clone(),
-        );
-        let second = async {
-            if let Some(second) = self.second {
-                serve_udp(second, Some(self.main), false, shared, stopped).await;
-            }
-        };
-        tokio::join!(main, second);
-    }
-}
-
-/// A socket at a port above the main one: of several STUN ports at one address clients keep talking to the lowest, so that
-/// their NATs have not heard of the others when that is what they test.
-fn second_socket(main: SocketAddr, wished: Option<u16>) -> Option<UdpSocket> {
-    let next = (1..=limits::SECOND_PORT_TRIES).filter_map(|step| main.port().checked_add(step));
-    let ports = wished.into_iter().filter(|port| *port > main.port()).chain(next);
-    let mut sockets = ports.filter_map(|port| udp_socket(SocketAddr::new(main.ip(), port)).ok());
-    sockets.next()
-}
-
-async fn serve_udp(
-    socket: Arc<UdpSocket>,
-    other: Option<Arc<UdpSocket>>,
-    has_turn: bool,
-    shared: Arc<Shared>,
-    mut stopped: watch::Receiver<bool>,
-) {
-    let ports = if other.is_some() { Ports::Two } else { Ports::One };
-    let Ok(server) = socket.local_addr() else {
-        return;
-    };
-    let mut buffer = vec![0u8; limits::MESSAGE_BYTES];
-    loop {
-        let (length, peer) = tokio::select! {
-            _ = stopped.changed() => return,
-            received = socket.recv_from(&mut buffer) => match received {
-                Ok(received) => received,
-                // An ICMP error for an earlier datagram; the socket is fine.
-                Err(_) => {
-                    tokio::task::yield_now().await;
-                    continue;
-                }
-            },
-        };
-        let back = Back::Udp(socket.clone(), peer);
-        match binding::answer_datagram(peer, &buffer[..length], ports) {
-            Some(Answer::FromHere(answer)) => back.send(answer),
-            Some(Answer::FromOtherPort(answer)) => {
-                let other = other.clone().unwrap_or_else(|| socket.clone());
-                Back::Udp(other, peer).send(answer);
-            }
-            None if has_turn => {
-                let client = Client {
-                    transport: Transport::Udp,
-                    server,
-                    peer,
-                };
-                shared.turn.handle(&shared, client, &buffer[..length], &back);
-            }
-            None => {}
+impl StreamQueue {
+    fn push(&self, bytes: &[u8]) {
+        let waiting = self.bytes.load(Ordering::Relaxed);
+        if waiting + bytes.len() <= limits::STREAM_BYTES && self.sender.try_send(bytes.to_vec()).is_ok() {
+            self.bytes.fetch_add(bytes.len(), Ordering::Relaxed);
         }
     }
 }
@@ -256,7 +187,11 @@ pub(super) async fn serve_stream(
         peer: addresses.peer,
     };
     let (sender, mut queue) = mpsc::channel(limits::STREAM_QUEUE);
-    let back = Back::Stream(sender);
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let back = Back::Stream(StreamQueue {
+        sender,
+        bytes: waiting.clone(),
+    });
     let _end = OnEnd { shared, client };
     let mut idle_since = tokio::time::Instant::now();
     loop {
@@ -267,6 +202,7 @@ pub(super) async fn serve_stream(
         tokio::select! {
             _ = stopped.changed() => return,
             Some(bytes) = queue.recv() => {
+                waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
                 let written = timeout(super::limits::WRITE_TIME, async {
                     wire.write_all(&bytes).await?;
                     wire.flush().await
@@ -318,8 +254,10 @@ impl Relay {
         Ok(Relay {
             machine: Mutex::new(machine),
             sockets: Mutex::new(BTreeMap::new()),
+            room: Mutex::new((Batch::new(), Train::default())),
             addresses: config.relay,
             ports: config.ports,
+            prepare: config.prepare,
         })
     }
 
@@ -329,6 +267,19 @@ impl Relay {
 
     fn sockets(&self) -> MutexGuard<'_, BTreeMap<RelayId, RelaySocket>> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lends the memory through which everything passes: one for all, so that no allocation costs any. Never across a wait.
+    fn with_room(&self, work: impl FnOnce(&mut Batch, &mut Train)) {
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        let (batch, train) = &mut *room;
+        work(batch, train);
+    }
+
+    /// The socket and the peer that a client's channel leads to.
+    fn channel(&self, client: &Client, number: u16, now: Instant) -> Option<(Arc<Socket>, SocketAddr)> {
+        let (relay, peer) = self.machine().channel(client, number, now)?;
+        Some((self.sockets().get(&relay)?.socket.clone(), peer))
     }
 
     /// Handles every whole message in `input` and removes it.
@@ -360,19 +311,38 @@ impl Relay {
             .handle_client(client, message, Instant::now(), unix_now());
         match action {
             Action::Nothing => {}
-            Action::Reply(bytes) => back.send(bytes),
+            Action::Reply(bytes) => back.send(&bytes),
             Action::Send { relay, to, data } => {
                 if let (Some(socket), Some(data)) = (self.sockets().get(&relay), message.get(data)) {
-                    // Lost if the socket is full.
-                    let _lost = socket.socket.try_send_to(data, to).is_err();
+                    socket.socket.send(to, None, data, data.len());
                 }
             }
             Action::Open(open) => self.open(shared, *open, back),
             Action::Close { relay, reply } => {
                 self.close(relay);
-                reply.into_iter().for_each(|bytes| back.send(bytes));
+                reply.iter().for_each(|bytes| back.send(bytes));
             }
         }
+    }
+
+    /// Gives the client what its peers sent to a relay socket, in trains where that is by channel.
+    fn hand_on(&self, relay: RelayId, batch: &Batch, train: &mut Train, back: &Back) {
+        let now = Instant::now();
+        let mut ecn = None;
+        for arrived in batch.arrived() {
+            let Some(wrapping) = self.machine().wrapping(relay, arrived.from, now) else {
+                continue;
+            };
+            for data in arrived.datagrams().filter(|data| data.len() <= wire::WRAPPED_BYTES_MAX) {
+                let length = wrapping.length(data.len());
+                if ecn != arrived.ecn || !train.takes(length) {
+                    train.leave(|bytes, segment| back.send_train(ecn, bytes, segment));
+                    ecn = arrived.ecn;
+                }
+                train.push(|out| wrapping.write(data, out));
+            }
+        }
+        train.leave(|bytes, segment| back.send_train(ecn, bytes, segment));
     }
 
     fn open(&self, shared: &Arc<Shared>, open: Open, back: &Back) {
@@ -384,7 +354,7 @@ impl Relay {
             let task = tokio::spawn(carry(shared.clone(), relay, socket.clone(), back.clone())).abort_handle();
             self.sockets().insert(relay, RelaySocket { socket, task });
         }
-        reply.into_iter().for_each(|bytes| back.send(bytes));
+        reply.iter().for_each(|bytes| back.send(bytes));
     }
 
     fn close(&self, relay: RelayId) {
@@ -392,7 +362,7 @@ impl Relay {
     }
 
     /// A socket for peers, and its address as they see it.
-    fn relay_socket(&self, client: &Client, family: AddressFamily) -> io::Result<(UdpSocket, SocketAddr)> {
+    fn relay_socket(&self, client: &Client, family: AddressFamily) -> io::Result<(Socket, SocketAddr)> {
         let v4 = family == AddressFamily::IPV4;
         let configured = self.addresses.iter().find(|a| a.bind.is_ipv4() == v4).copied();
         let address = match configured {
@@ -401,7 +371,11 @@ impl Relay {
         };
         let mut last = io::Error::from(io::ErrorKind::AddrInUse);
         for _ in 0..limits::PORT_TRIES {
-            match udp_socket(SocketAddr::new(address.bind, self.port()?)) {
+            match Socket::bind(
+                SocketAddr::new(address.bind, self.port()?),
+                limits::PEER_ROOM,
+                self.prepare,
+            ) {
                 Ok(socket) => {
                     let port = socket.local_addr()?.port();
                     return Ok((socket, SocketAddr::new(address.public, port)));
@@ -482,22 +456,20 @@ fn own_address(client: &Client, v4: bool) -> io::Result<IpAddr> {
     Ok(probe.local_addr()?.ip())
 }
 
-/// Carries what peers send to the client, until the allocation ends.
-async fn carry(shared: Arc<Shared>, relay: RelayId, socket: Arc<UdpSocket>, back: Back) {
-    let mut buffer = vec![0u8; limits::PEER_BYTES];
+/// Carries what peers send to the client, until the allocation ends. A batch at a time, as at the other side.
+async fn carry(shared: Arc<Shared>, relay: RelayId, socket: Arc<Socket>, back: Back) {
     loop {
         let Some(expires) = shared.turn.machine().expiry(relay) else {
             return;
         };
         tokio::select! {
-            received = socket.recv_from(&mut buffer) => match received {
-                Ok((length, from)) => {
-                    let bytes = shared.turn.machine().handle_peer(relay, from, &buffer[..length], Instant::now());
-                    bytes.into_iter().for_each(|bytes| back.send(bytes));
-                }
-                // An ICMP error for an earlier datagram; the socket is fine.
-                Err(_) => tokio::task::yield_now().await,
-            },
+            () = socket.readable() => {
+                shared.turn.with_room(|batch, train| {
+                    socket.receive(batch);
+                    shared.turn.hand_on(relay, batch, train, &back);
+                });
+                tokio::task::yield_now().await;
+            }
             () = tokio::time::sleep_until(expires.into()) => {
                 if shared.turn.machine().expired(relay, Instant::now()) {
                     return shared.turn.close(relay);

@@ -67,27 +67,54 @@ pub fn channel_data(bytes: &[u8]) -> Option<(u16, &[u8])> {
     (0x4000..=0x4fff).contains(&number).then_some((number, data))
 }
 
-/// A ChannelData message; padded for streams.
-pub(super) fn write_channel(number: u16, data: &[u8], padded: bool) -> Option<Vec<u8>> {
-    let length = u16::try_from(data.len()).ok()?;
-    let mut out = Vec::with_capacity(4 + data.len().next_multiple_of(4));
-    out.extend_from_slice(&number.to_be_bytes());
-    out.extend_from_slice(&length.to_be_bytes());
-    out.extend_from_slice(data);
-    if padded {
-        out.resize(4 + data.len().next_multiple_of(4), 0);
-    }
-    Some(out)
+/// The most bytes that can be wrapped in every way: a message's length has 16 bits.
+pub(super) const WRAPPED_BYTES_MAX: usize = 65_535 - 64;
+
+/// What is put around a peer's datagram for a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wrapping {
+    /// A ChannelData message.
+    Channel {
+        number: u16,
+        /// As streams want it.
+        is_padded: bool,
+    },
+    /// A Data indication.
+    Indication { from: SocketAddr },
 }
 
-/// A Data indication.
-pub(super) fn write_data(peer: SocketAddr, data: &[u8]) -> Option<Vec<u8>> {
+impl Wrapping {
+    /// The length of the message around so many bytes.
+    pub(super) fn length(self, data: usize) -> usize {
+        match self {
+            Wrapping::Channel { is_padded: false, .. } => 4 + data,
+            Wrapping::Channel { is_padded: true, .. } => 4 + data.next_multiple_of(4),
+            Wrapping::Indication { from } => {
+                let address = if from.is_ipv4() { 12 } else { 24 };
+                20 + address + 4 + data.next_multiple_of(4)
+            }
+        }
+    }
+
+    /// Writes the message around data of at most [`WRAPPED_BYTES_MAX`] behind what is there.
+    pub(super) fn write(self, data: &[u8], out: &mut Vec<u8>) {
+        match self {
+            Wrapping::Channel { number, .. } => {
+                let end = out.len() + self.length(data.len());
+                out.extend_from_slice(&number.to_be_bytes());
+                out.extend_from_slice(&u16::try_from(data.len()).unwrap_or_default().to_be_bytes());
+                out.extend_from_slice(data);
+                out.resize(end, 0);
+            }
+            Wrapping::Indication { from } => out.extend(data_indication(from, data).unwrap_or_default()),
+        }
+    }
+}
+
+fn data_indication(peer: SocketAddr, data: &[u8]) -> Option<Vec<u8>> {
     let mut out = Message::builder_indication(DATA, MessageWriteVec::with_capacity(64 + data.len()));
     let transaction = out.transaction_id();
     out.add_attribute(&XorPeerAddress::new(peer, transaction)).ok()?;
-    if data.len() > usize::from(u16::MAX) - 64 {
-        return None;
-    }
     out.add_attribute(&Data::new(data)).ok()?;
     Some(out.finish())
 }
@@ -200,9 +227,37 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrapped_has_the_length_that_was_told() {
+        let channel = |is_padded| Wrapping::Channel {
+            number: 0x4001,
+            is_padded,
+        };
+        let indication = |from: &str| Wrapping::Indication {
+            from: from.parse().unwrap(),
+        };
+        for wrapping in [
+            channel(false),
+            channel(true),
+            indication("192.0.2.1:9"),
+            indication("[2001:db8::1]:9"),
+        ] {
+            for length in [0, 1, 3, 4, 1201, WRAPPED_BYTES_MAX] {
+                let mut out = vec![9];
+                wrapping.write(&vec![7; length], &mut out);
+                assert_eq!(out.len() - 1, wrapping.length(length), "{wrapping:?} {length}");
+            }
+        }
+    }
+
+    #[test]
     fn channel_data_survives_both_ways() {
         for padded in [false, true] {
-            let bytes = write_channel(0x4001, b"abcde", padded).unwrap();
+            let wrapping = Wrapping::Channel {
+                number: 0x4001,
+                is_padded: padded,
+            };
+            let mut bytes = Vec::new();
+            wrapping.write(b"abcde", &mut bytes);
             assert_eq!(bytes.len(), if padded { 12 } else { 9 });
             assert_eq!(channel_data(&bytes), Some((0x4001, &b"abcde"[..])));
         }
