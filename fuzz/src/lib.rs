@@ -135,6 +135,7 @@ pub const TARGETS: &[Target] = &[
     ),
     target("tincan_frame", tincan::records::frame, tincan::records::frames),
     target("tincan_parts", tincan::parts::parts, tincan::parts::some),
+    target("tincan_transit", tincan::transit::transit, tincan::transit::some),
     target("tincan_record_header", tincan::records::header, tincan::records::sealed),
     target("tincan_record_open", tincan::records::open, tincan::records::sealed),
     target(

@@ -8,3 +8,4 @@ pub(crate) mod parts;
 pub(crate) mod records;
 pub(crate) mod servers;
 pub(crate) mod signals;
+pub(crate) mod transit;

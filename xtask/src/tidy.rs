@@ -39,9 +39,8 @@ const LONG_FILES: &[(&str, usize)] = &[
     ("crates/rendezvous/src/server/hub.rs", 680),
     ("crates/rendezvous/src/server/turn/machine.rs", 645),
     ("crates/sim/src/net.rs", 624),
-    ("crates/tincan/src/ice.rs", 715),
+    ("crates/tincan/src/ice.rs", 676),
     ("crates/tincan/src/ice/tests.rs", 709),
-    ("crates/tincan/src/link.rs", 643),
 ];
 
 struct Source {

@@ -425,9 +425,9 @@ pub struct PathState {
     pub kind: PathKind,
     /// Our end.
     pub local: SocketAddr,
-    /// The address that datagrams go to.
+    /// The address that datagrams go to: the member's, where one is between.
     pub remote: SocketAddr,
-    /// The TURN server and transport, where one is used on our side.
+    /// The TURN server and transport, where one is used on our side, or the name of the member.
     #[serde(default)]
     pub via: Option<String>,
     /// Round trip, microseconds, as last measured.
@@ -449,6 +449,12 @@ pub struct Traffic {
     pub received_frames: u64,
     /// Bytes of inner frames received and accepted.
     pub received_bytes: u64,
+    /// Datagrams of other nodes passed on to this peer.
+    #[serde(default)]
+    pub relayed_frames: u64,
+    /// Bytes of datagrams of other nodes passed on to this peer.
+    #[serde(default)]
+    pub relayed_bytes: u64,
 }
 
 /// The session of a link.

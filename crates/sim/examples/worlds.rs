@@ -72,7 +72,7 @@ fn many(first: u64, count: u64) -> ExitCode {
 struct Sum {
     passed: u64,
     failed: Vec<u64>,
-    pairs: [usize; 3],
+    pairs: [usize; 4],
     frames: (usize, usize),
     events: u64,
     simulated: f64,
@@ -101,14 +101,16 @@ impl Sum {
         let Sum {
             passed,
             failed,
-            pairs: [direct, relayed, apart],
+            pairs: [direct, relayed, through, apart],
             frames,
             events,
             simulated,
             ..
         } = self;
         println!("seeds: {passed} passed, {} failed {failed:?}", failed.len());
-        println!("pairs: {direct} direct, {relayed} relayed, {apart} apart, each as the oracle says");
+        println!(
+            "pairs: {direct} direct, {relayed} relayed, {through} through others, {apart} apart, each as the oracle says"
+        );
         println!(
             "frames: {} sent over live links, {} of them lost on lossy wires",
             frames.0, frames.1

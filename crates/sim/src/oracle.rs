@@ -19,8 +19,10 @@ use punch::{Knows, Rules, punches};
 pub enum Verdict {
     /// Straight.
     Direct,
-    /// Through the TURN server only.
+    /// Through the TURN server.
     Relay,
+    /// Through another node only.
+    Member,
     /// Not at all.
     Impossible,
 }
@@ -36,7 +38,23 @@ pub struct Turn {
     pub tcp: &'static [u16],
 }
 
-/// The verdict for two hosts, with STUN for both families somewhere in public.
+/// The verdict for two hosts of which others may pass on datagrams: those that run and are linked with everybody.
+pub fn verdict_among(net: &Net, a: HostId, b: HostId, turn: Option<Turn>, others: &[HostId]) -> Verdict {
+    let alone = verdict(net, a, b, turn);
+    if alone != Verdict::Impossible {
+        return alone;
+    }
+    // Who reaches even the member only over TCP does not go on from there.
+    let over_udp = turn.map(|turn| Turn { tcp: &[], ..turn });
+    let reach = |host, other| verdict(net, host, other, over_udp) != Verdict::Impossible;
+    if others.iter().any(|other| reach(a, *other) && reach(*other, b)) {
+        Verdict::Member
+    } else {
+        Verdict::Impossible
+    }
+}
+
+/// The verdict for two hosts alone, with STUN for both families somewhere in public.
 pub fn verdict(net: &Net, a: HostId, b: HostId, turn: Option<Turn>) -> Verdict {
     if [true, false].into_iter().any(|v4| is_direct(net, a, b, v4)) {
         return Verdict::Direct;

@@ -24,8 +24,8 @@ pub struct Outcome {
     pub time: Duration,
     /// When every pair first was as the oracle says.
     pub settled: Duration,
-    /// Pairs that the oracle sees direct, relayed, apart.
-    pub pairs: [usize; 3],
+    /// Pairs that the oracle sees direct, relayed, through others, apart.
+    pub pairs: [usize; 4],
     /// Frames sent, and of these lost.
     pub frames: (usize, usize),
     /// The highest level of each gauge, and its limit then.

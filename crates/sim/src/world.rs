@@ -137,6 +137,15 @@ impl World {
         self.path_of(self.index(a), self.index(b))
     }
 
+    /// The node that `a` reaches `b` through.
+    pub fn via(&self, a: &str, b: &str) -> Option<String> {
+        let (from, to) = (self.index(a), self.index(b));
+        let path = self.nodes[from].member.as_ref()?.path(self.nodes[to].identity.id)?;
+        let via = path.via.clone().filter(|_| path.kind == PathKind::Member)?;
+        let named = |node: &&Node| node.identity.id.short() == via;
+        self.nodes.iter().find(named).map(|node| node.name.clone())
+    }
+
     /// Whether every pair, seen from both ends, is as the oracle says.
     pub fn is_settled(&self) -> bool {
         self.pairs().all(|(a, b)| {
@@ -347,8 +356,11 @@ impl World {
         let member = self.nodes[a].member.as_ref();
         match member.and_then(|member| member.path(self.nodes[b].identity.id)) {
             None => Verdict::Impossible,
-            Some(path) if path.kind == PathKind::Direct => Verdict::Direct,
-            Some(_) => Verdict::Relay,
+            Some(path) => match path.kind {
+                PathKind::Direct => Verdict::Direct,
+                PathKind::Turn => Verdict::Relay,
+                PathKind::Member => Verdict::Member,
+            },
         }
     }
 

@@ -152,6 +152,12 @@ pub struct LinkShared {
     pub received_frames: AtomicU64,
     /// See `received_frames`.
     pub received_bytes: AtomicU64,
+    /// Datagrams of other links that left inside this one.
+    pub carried: AtomicU64,
+    /// Of these, datagrams that two other nodes sent each other, and their bytes.
+    pub relayed_frames: AtomicU64,
+    /// See `relayed_frames`.
+    pub relayed_bytes: AtomicU64,
     /// Records opened on the expected path, frames refused included: signs of life.
     pub opened: AtomicU64,
     /// Frames that not every path carries were sent; cleared by the engine at each look.
@@ -179,7 +185,7 @@ impl LinkShared {
     }
 
     /// True for the one caller that finds the link unwatched.
-    fn wants_waking(&self) -> bool {
+    pub(crate) fn wants_waking(&self) -> bool {
         !self.watched.load(Ordering::Relaxed) && !self.watched.swap(true, Ordering::Relaxed)
     }
 }

@@ -69,6 +69,14 @@ reasons! {
     BadControl = "bad_control",
     /// A control message over a link that makes no sense, from an authenticated peer.
     BadMessage = "bad_message",
+    /// A transit payload that makes no sense, from an authenticated peer.
+    TransitForm = "transit_form",
+    /// A datagram in transit for, from or through somebody with whom there is no link that may carry it.
+    TransitLink = "transit_link",
+    /// A datagram in transit that came over a path which itself goes through a member.
+    TransitNested = "transit_nested",
+    /// A datagram in transit that was passed on as often as it may be.
+    TransitHops = "transit_hops",
     /// A STUN message that belongs to no link.
     Stun = "stun",
     /// A handshake datagram from an address that ICE has not validated.

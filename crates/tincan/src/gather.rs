@@ -64,7 +64,7 @@ pub struct Gatherer {
     addresses: Vec<IfAddr>,
     servers: Vec<Server>,
     mappings: Vec<Mapping>,
-    relayed: Vec<SocketAddr>,
+    relayed: Vec<Relayed>,
     candidates: Vec<Candidate>,
     active: bool,
     transmits: VecDeque<Transmit>,
@@ -87,6 +87,12 @@ enum Ask {
         sent: u32,
         again_at: Instant,
     },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Relayed {
+    address: SocketAddr,
+    over_stream: bool,
 }
 
 struct Mapping {
@@ -197,18 +203,18 @@ impl Gatherer {
         self.refresh_candidates();
     }
 
-    /// A relayed address that [`crate::turn::Relays`] obtained.
-    pub fn add_relayed(&mut self, address: SocketAddr) {
+    /// A relayed address that [`crate::turn::Relays`] obtained, and whether its server is spoken to over a byte stream.
+    pub fn add_relayed(&mut self, address: SocketAddr, over_stream: bool) {
         let address = plain(address);
-        if !self.relayed.contains(&address) {
-            self.relayed.push(address);
+        if !self.relayed.iter().any(|own| own.address == address) {
+            self.relayed.push(Relayed { address, over_stream });
         }
         self.refresh_candidates();
     }
 
     /// A relayed address is gone.
     pub fn remove_relayed(&mut self, address: SocketAddr) {
-        self.relayed.retain(|own| *own != plain(address));
+        self.relayed.retain(|own| own.address != plain(address));
         self.refresh_candidates();
     }
 
@@ -347,10 +353,16 @@ impl Gatherer {
                 wanted.push(Candidate::server_reflexive(address, base, preference(place, address)));
             }
         }
-        for (place, relayed) in self.relayed.iter().enumerate() {
-            if self.policy.check(*relayed).is_ok() {
-                wanted.push(Candidate::relayed(*relayed, preference(place, *relayed)));
+        for (place, Relayed { address, over_stream }) in self.relayed.iter().copied().enumerate() {
+            let preference = preference(place, address);
+            if self.policy.check(address).is_err() {
+                continue;
             }
+            wanted.push(if over_stream {
+                Candidate::relayed_over_stream(address, preference)
+            } else {
+                Candidate::relayed(address, preference)
+            });
         }
         wanted
     }

@@ -12,6 +12,7 @@ mod stun;
 #[cfg(test)]
 mod tests;
 mod types;
+mod ways;
 
 #[cfg(test)]
 pub(crate) use binding::binding_answer;
@@ -19,19 +20,21 @@ pub use binding::{BindingAnswer, BindingError, ChangeRequest, binding_request};
 pub use candidate::{AddressPolicy, Candidate, CandidateError, CandidateKind, Refused, plain};
 pub use stun::{StunClass, TransactionId, Transactions, is_stun, stun_class, stun_transaction, stun_username};
 
-pub use types::{AgentEvent, Credentials, IceTransmit, Pace, Pair, PairState, seed_transactions};
+pub use types::{AgentEvent, Credentials, IceTransmit, Pace, Pair, PairState, Rank, seed_transactions};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use is::stun::{StunMessage, StunPacket};
-use is::{IceAgent, IceAgentEvent, IceConnectionState, Protocol};
+use is::{IceAgent, IceAgentEvent, IceConnectionState};
 
 use crate::limits;
-use inner::{Budget, FIRST_RETRANSMIT, fresh_inner, parse_stun, same, silently, to_is_local, to_is_remote};
+use crate::transit;
+use inner::{Budget, FIRST_RETRANSMIT, fresh_inner, parse_stun, same, silently, to_is_local};
+use ways::{Hold, Ways};
 
 /// How long direct candidates are tried before relays join in.
 const RELAY_HEAD_START: Duration = Duration::from_millis(300);
@@ -89,7 +92,8 @@ pub struct Agent {
     outbox: VecDeque<IceTransmit>,
     events: VecDeque<AgentEvent>,
     nominated: Option<(SocketAddr, SocketAddr)>,
-    relays: RelayHold,
+    relays: Hold,
+    ways: Ways,
     pace: Pace,
     doubt_since: Option<Instant>,
     silent: bool,
@@ -104,14 +108,6 @@ struct Upgrade {
     wait: Duration,
     /// Until then an idle link tries all pairs.
     trying_until: Instant,
-}
-
-/// Whether relays are tried already.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum RelayHold {
-    Waiting,
-    Until(Instant),
-    Released,
 }
 
 impl Agent {
@@ -142,7 +138,8 @@ impl Agent {
             outbox: VecDeque::new(),
             events: VecDeque::new(),
             nominated: None,
-            relays: RelayHold::Waiting,
+            relays: Hold::Waiting,
+            ways: Ways::default(),
             pace: Pace::Active,
             doubt_since: None,
             silent: false,
@@ -171,12 +168,10 @@ impl Agent {
     pub fn set_remote(&mut self, now: Instant, credentials: Credentials) {
         silently(|| self.inner.set_remote_credentials(credentials.to_is()));
         self.remote_credentials = Some(credentials);
-        if self.relays == RelayHold::Waiting {
-            self.relays = RelayHold::Until(now + RELAY_HEAD_START);
+        if self.relays == Hold::Waiting {
+            self.relays = Hold::Until(now + RELAY_HEAD_START);
         }
-        for candidate in self.remotes.clone() {
-            self.give_remote(&candidate);
-        }
+        self.give_remotes();
         for (local, remote, bytes) in std::mem::take(&mut self.early) {
             self.handle_stun(now, local, remote, &bytes);
         }
@@ -268,7 +263,7 @@ impl Agent {
         };
         if known {
             let packet = StunPacket {
-                proto: Protocol::Udp,
+                proto: ways::protocol(remote),
                 source: remote,
                 destination: local,
                 message,
@@ -286,11 +281,11 @@ impl Agent {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.last_now = self.last_now.max(now);
-        if let RelayHold::Until(due) = self.relays
+        if let Hold::Until(due) = self.relays
             && now >= due
         {
             match self.nominated_pair() {
-                Some(pair) if !pair.is_relayed() => self.relays = RelayHold::Waiting,
+                Some(pair) if !pair.is_relayed() => self.relays = Hold::Waiting,
                 _ => self.release_relays(),
             }
         }
@@ -310,8 +305,8 @@ impl Agent {
             .poll_timeout()
             .map(|at| at.max(self.budget.next(self.last_now)));
         let relays = match self.relays {
-            RelayHold::Until(due) => Some(due),
-            RelayHold::Waiting | RelayHold::Released => None,
+            Hold::Until(due) => Some(due),
+            Hold::Waiting | Hold::Released => None,
         };
         let upgrade = self.upgrade.as_ref().map(|upgrade| upgrade.next);
         [check, relays, upgrade, self.doubt_due()].into_iter().flatten().min()
@@ -339,7 +334,10 @@ impl Agent {
                 }
             }
         }
-        pairs.sort_by_key(|p| (std::cmp::Reverse(p.state), p.is_relayed(), p.local, p.remote));
+        let ways = self.ways.iter().map(|way| (transit::HERE, way));
+        let untried = ways.filter(|key| !self.pairs.contains_key(key));
+        pairs.extend(untried.map(|key| self.describe(key)));
+        pairs.sort_by_key(|p| (std::cmp::Reverse(p.state), p.rank, p.local, p.remote));
         pairs
     }
 
@@ -395,7 +393,8 @@ impl Agent {
         let nominated = self.nominated;
         self.pairs.retain(|key, _| Some(*key) == nominated);
         self.locals_ever = self.locals.len();
-        self.relays = RelayHold::Waiting;
+        self.relays = Hold::Waiting;
+        self.ways = Ways::default();
         self.doubt_since = None;
         self.silent = self.nominated.is_some();
         self.upgrade = None;
@@ -423,25 +422,21 @@ impl Agent {
             }
             return false;
         }
-        let named = self.remotes.iter().any(|c| c.address == remote);
+        let named = self.ways.contains(remote) || self.remotes.iter().any(|c| c.address == remote);
         if !named && !self.discovered.contains(&remote) {
             let full = self.discovered.len() >= limits::ICE_REMOTE_CANDIDATES;
             if full || self.policy.check(remote).is_err() {
                 return false;
             }
         }
-        if !self
-            .locals
-            .iter()
-            .any(|c| c.kind != CandidateKind::ServerReflexive && c.address == local)
-        {
+        if !self.has_local(local) {
             return false;
         }
         if !named {
             self.discovered.insert(remote);
         }
         // The peer tries our relay: it has its reason.
-        if self.describe((local, remote)).local_kind == CandidateKind::Relayed {
+        if self.describe((local, remote)).local_kind == CandidateKind::Relayed || local == transit::HERE {
             self.release_relays();
         }
         self.known((local, remote)).last_heard = Some(now);
@@ -528,46 +523,12 @@ impl Agent {
             state,
             rtt: known.and_then(|k| k.rtt),
             last_heard: known.and_then(|k| k.last_heard),
+            rank: self.rank(local, remote),
         }
     }
 
     fn nominated_pair(&self) -> Option<Pair> {
         self.nominated.map(|key| self.describe(key))
-    }
-
-    fn give_local(&mut self, candidate: &Candidate) {
-        if candidate.kind == CandidateKind::Relayed && self.relays != RelayHold::Released {
-            return;
-        }
-        self.preference
-            .store(u32::from(candidate.preference()), Ordering::Relaxed);
-        if let Some(inner) = to_is_local(candidate) {
-            self.inner.add_local_candidate(inner);
-        }
-    }
-
-    fn give_remote(&mut self, candidate: &Candidate) {
-        let held = candidate.kind == CandidateKind::Relayed && self.relays != RelayHold::Released;
-        if self.remote_credentials.is_some() && !held {
-            self.inner.add_remote_candidate(to_is_remote(candidate));
-        }
-    }
-
-    fn release_relays(&mut self) {
-        if self.relays == RelayHold::Released {
-            return;
-        }
-        self.relays = RelayHold::Released;
-        for candidate in self.locals.clone() {
-            if candidate.kind == CandidateKind::Relayed {
-                self.give_local(&candidate);
-            }
-        }
-        for candidate in self.remotes.clone() {
-            if candidate.kind == CandidateKind::Relayed {
-                self.give_remote(&candidate);
-            }
-        }
     }
 
     /// Takes what the inner agent wants to send and to say.

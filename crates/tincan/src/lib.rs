@@ -21,4 +21,5 @@ pub mod record;
 pub mod replay;
 pub mod session;
 pub mod signal;
+pub mod transit;
 pub mod turn;

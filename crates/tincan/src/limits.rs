@@ -25,6 +25,12 @@ pub const ICE_LOCAL_CANDIDATES: usize = 32;
 pub const ICE_LOCALS_EVER: usize = 256;
 /// Mapped addresses that a peer may name before its answers are ignored; `is` keeps each.
 pub const ICE_MAPPED_ADDRESSES: usize = 64;
+/// Ways through members that one link checks at a time: each costs checks on three machines.
+pub const WAYS: usize = 4;
+/// Ways ever given to one ICE session; `is` never forgets one.
+pub const WAYS_EVER: usize = 64;
+/// Members through which a node says that it can be reached: both sides list them in the same order of preference.
+pub const LISTED_MEMBERS: usize = 8;
 /// Pairs of one agent: the RFC's default.
 pub const ICE_PAIRS: usize = 100;
 /// Checks a second of one agent: what a peer's candidates can make us send.

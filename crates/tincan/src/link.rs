@@ -11,9 +11,11 @@
 
 mod control;
 mod making;
+mod members;
 mod mtu;
 pub(crate) mod paths;
 mod resend;
+mod signals;
 mod sizes;
 mod up;
 
@@ -23,20 +25,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use api::link::{LinkPhase, PathState};
+use api::link::LinkPhase;
 use api::{NetworkId, NodeId, SessionId};
 use rand::RngCore;
 use rand_chacha::ChaCha12Rng;
 
 use crate::fast::{LinkShared, LinkSlot, Tell};
 use crate::forward::DropReason;
-use crate::ice::{AddressPolicy, Agent, AgentEvent, Candidate, Credentials, Pair};
+use crate::ice::{AddressPolicy, Agent, AgentEvent, Candidate, Credentials, Pair, Rank};
 use crate::keys::NodeKey;
 use crate::parts::Joiner;
 use crate::record::{Cipher, Header, Lane, OpenKeys, ReceiverIndex};
 use crate::session::Role;
 use crate::signal::{self, Body, LinkSecret};
+use crate::transit;
 use making::Making;
+use members::Members;
 use mtu::Mtu;
 use paths::{Ends, Paths};
 use resend::{Again, Resend};
@@ -79,8 +83,12 @@ pub(crate) enum LinkOutput {
     Frame { index: ReceiverIndex, bytes: Vec<u8> },
     /// From the peer's controller.
     Message(Vec<u8>),
+    /// A transit payload.
+    Transit(Vec<u8>),
+    /// The peer names other members than before.
+    Members,
     /// A `link.ping` was answered.
-    Pong { ping: u64, rtt: Duration, path: PathState },
+    Pong { ping: u64, rtt: Duration },
     /// Relays must let the peer's address through.
     Permit(SocketAddr),
     /// Paths fell silent: are the relays alive?
@@ -122,6 +130,8 @@ pub(crate) struct LinkConfig {
     pub(crate) policy: AddressPolicy,
     /// The NIC's MTU as the link begins.
     pub(crate) mtu: u16,
+    /// Through whom we can be reached as it begins.
+    pub(crate) members: Vec<NodeId>,
 }
 
 /// One link.
@@ -139,6 +149,10 @@ pub(crate) struct Link {
     paths: Paths,
     deadline: Instant,
     mtu: Mtu,
+    nic_mtu: usize,
+    members: Members,
+    /// Whether datagrams of other links ever went over this one.
+    carries_others: bool,
     /// Numbers the frames that are cut.
     cut: u16,
     joiner: Joiner,
@@ -158,7 +172,7 @@ impl Link {
     /// 1 and 2: opened by the peer's offer. The answer is in the outputs.
     pub(crate) fn answer(config: LinkConfig, offer: &signal::Offer, cx: &mut Cx<'_>) -> Self {
         let mut link = Self::new(config, cx);
-        link.take_remote(cx, offer.credentials.clone(), &offer.candidates);
+        link.take_remote(cx, offer.credentials.clone(), &offer.candidates, &offer.members);
         link.send_answer();
         link.drain_agent(cx);
         link
@@ -179,7 +193,8 @@ impl Link {
             let _ = agent.add_local(cx.now, *candidate);
         }
         let follows = config.role == Role::Server;
-        let mtu = config.mtu;
+        let nic_mtu = usize::from(config.mtu);
+        let members = Members::named(config.members.clone());
         Self {
             config,
             peer_instance: None,
@@ -191,7 +206,10 @@ impl Link {
             phase: Phase::Checking,
             paths: Paths::new(cx.now, follows),
             deadline: cx.now + SETUP_TIME,
-            mtu: Mtu::new(usize::from(mtu)),
+            mtu: Mtu::new(nic_mtu),
+            nic_mtu,
+            members,
+            carries_others: false,
             cut: 0,
             joiner: Joiner::default(),
             out: VecDeque::new(),
@@ -257,142 +275,6 @@ impl Link {
     /// Where the peer said it is.
     pub(crate) fn remote_addresses(&self) -> Vec<SocketAddr> {
         self.agent.remote_candidates().iter().map(|c| c.address).collect()
-    }
-
-    // --- signals ---
-
-    /// The offer again, now: after the peer's lost against ours, or with more candidates.
-    pub(crate) fn send_offer(&mut self) {
-        let offer = signal::Offer {
-            session: self.config.session,
-            versions: signal::LINK_VERSIONS.to_vec(),
-            secret: self.config.secret.clone(),
-            credentials: self.agent.credentials().clone(),
-            candidates: self.agent.local_candidates().to_vec(),
-        };
-        self.out.push_back(LinkOutput::Signal(Body::Offer(offer)));
-    }
-
-    /// The answer, again if the offer came again.
-    pub(crate) fn send_answer(&mut self) {
-        let answer = signal::Answer {
-            session: self.config.session,
-            version: signal::LINK_VERSIONS[0],
-            credentials: self.agent.credentials().clone(),
-            candidates: self.agent.local_candidates().to_vec(),
-        };
-        self.out.push_back(LinkOutput::Signal(Body::Answer(answer)));
-    }
-
-    fn send_candidates(&mut self, cx: &mut Cx<'_>) {
-        let body = Body::Candidates(signal::Candidates {
-            session: self.config.session,
-            generation: self.generation,
-            candidates: self.agent.local_candidates().to_vec(),
-        });
-        let over_link = self.paths.current().is_some();
-        let sent = match &mut self.phase {
-            Phase::Up(up) if over_link => up.send_signal(&body),
-            _ => false,
-        };
-        if sent {
-            self.drain_carriers(cx);
-        } else {
-            self.out.push_back(LinkOutput::Signal(body));
-        }
-    }
-
-    fn send_restart(&mut self, is_answer: bool) {
-        let restart = signal::Restart {
-            session: self.config.session,
-            generation: self.generation,
-            is_answer,
-            credentials: self.agent.credentials().clone(),
-            candidates: self.agent.local_candidates().to_vec(),
-        };
-        self.out.push_back(LinkOutput::Signal(Body::Restart(restart)));
-    }
-
-    /// The peer's answer to our offer.
-    pub(crate) fn handle_answer(&mut self, cx: &mut Cx<'_>, answer: &signal::Answer) -> Result<(), DropReason> {
-        if !self.is_offered() {
-            return Err(DropReason::SignalStale);
-        }
-        if !signal::LINK_VERSIONS.contains(&answer.version) {
-            self.close_with(
-                "the peer's IPOP speaks no version of link that this one does: update the older of the two",
-            );
-            return Ok(());
-        }
-        self.phase = Phase::Checking;
-        self.take_remote(cx, answer.credentials.clone(), &answer.candidates);
-        self.candidates_again.get_or_insert(Again::last(cx.now));
-        self.drain_agent(cx);
-        Ok(())
-    }
-
-    /// The peer's candidates as they are now.
-    pub(crate) fn handle_candidates(&mut self, cx: &mut Cx<'_>, list: &signal::Candidates) -> Result<(), DropReason> {
-        if list.generation != self.generation {
-            return Err(DropReason::SignalStale);
-        }
-        self.add_remotes(cx, &list.candidates);
-        self.drain_agent(cx);
-        Ok(())
-    }
-
-    /// The peer found no path and starts ICE again, or answers our own start.
-    pub(crate) fn handle_restart(&mut self, cx: &mut Cx<'_>, restart: &signal::Restart) -> Result<(), DropReason> {
-        if !self.is_up() || restart.generation < self.generation || restart.generation == 0 {
-            return Err(DropReason::SignalStale);
-        }
-        if restart.generation == self.generation && self.agent.has_remote() {
-            // Our answer may have been lost.
-            if !restart.is_answer {
-                self.send_restart(true);
-            }
-            return Ok(());
-        }
-        if restart.generation > self.generation {
-            self.generation = restart.generation;
-            self.renew_agent(cx);
-        }
-        self.take_remote(cx, restart.credentials.clone(), &restart.candidates);
-        if !restart.is_answer {
-            self.send_restart(true);
-        }
-        self.drain_agent(cx);
-        self.out.push_back(LinkOutput::VerifyRelays);
-        if self.paths.is_uneasy() {
-            self.probe_all(cx);
-        }
-        Ok(())
-    }
-
-    fn renew_agent(&mut self, cx: &mut Cx<'_>) {
-        let credentials = Credentials::from_entropy(cx.bytes32());
-        let tie_breaker = cx.rng.next_u64();
-        self.agent.restart(cx.now, credentials, tie_breaker);
-    }
-
-    fn take_remote(&mut self, cx: &mut Cx<'_>, credentials: Credentials, candidates: &[Candidate]) {
-        self.add_remotes(cx, candidates);
-        self.agent.set_remote(cx.now, credentials);
-    }
-
-    fn add_remotes(&mut self, cx: &mut Cx<'_>, candidates: &[Candidate]) {
-        for candidate in candidates {
-            // An address that policy refuses is one less to try.
-            if self.agent.add_remote(cx.now, *candidate).is_ok() {
-                self.out.push_back(LinkOutput::Permit(candidate.address));
-            }
-            // Its checks may have come before this signal: then it looked like the peer itself.
-            let is_relayed = candidate.kind == crate::ice::CandidateKind::Relayed;
-            if is_relayed && self.paths.mark_relayed(cx.now, candidate.address) && self.is_up() {
-                self.out.push_back(LinkOutput::PathChanged);
-                self.start_mtu(cx);
-            }
-        }
     }
 
     // --- own candidates ---
@@ -479,12 +361,17 @@ impl Link {
         let payload = opened.payload.to_vec();
         self.handle_opened(cx, tell);
         let is_search = lane == 0 && control::is_search(&payload);
-        let relayed = (cx.relayed)(ends.local) || self.agent.is_relay_of_peer(ends.remote);
-        if let Some(purpose) = self.paths.on_heard(cx.now, ends, relayed, is_search) {
+        let rank = match self.agent.rank(ends.local, ends.remote) {
+            Rank::Direct if (cx.relayed)(ends.local) => Rank::Turn,
+            rank => rank,
+        };
+        if let Some(purpose) = self.paths.on_heard(cx.now, ends, rank, is_search) {
             self.probe(cx, ends, purpose);
         }
         if lane == 0 {
             self.handle_control(cx, index, ends, &payload)?;
+        } else if transit::is_transit(&payload) {
+            self.on_transit(ends, &payload)?;
         } else {
             self.out.push_back(LinkOutput::Frame { index, bytes: payload });
         }
@@ -538,10 +425,9 @@ impl Link {
             local: pair.local,
             remote: pair.remote,
         };
-        let is_relayed = pair.is_relayed();
-        self.paths.add(ends, is_relayed, pair.rtt);
+        self.paths.add(ends, pair.rank, pair.rtt);
         if self.is_up() {
-            if is_nominated && self.paths.on_nominated(cx.now, ends, is_relayed) {
+            if is_nominated && self.paths.on_nominated(cx.now, ends, pair.rank) {
                 self.on_moved(cx);
             } else if self.paths.health() != paths::Health::Good {
                 self.probe(cx, ends, paths::Purpose::Liveness);

@@ -12,11 +12,14 @@ mod check;
 mod datagrams;
 mod frames;
 mod gauges;
+mod members;
 mod peers;
+mod pings;
 mod signals;
 mod state;
 #[cfg(test)]
 mod tests;
+mod transit;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -39,8 +42,10 @@ use crate::keys::{DeviceSecret, RootKey};
 use crate::limits;
 use crate::link::{Cx, Link, LinkId};
 use crate::record::{Cipher, ReceiverIndex};
+use crate::transit::{PeerNumber, is_reserved};
 use crate::turn::{RelayId, Relays, StreamId, StreamOutput, TlsTrust};
 use peers::Network;
+use signals::Between;
 
 pub use crate::gather::IfAddr;
 
@@ -184,6 +189,10 @@ pub struct Node {
     roots: BTreeMap<NetworkId, RootKey>,
     pending_roots: BTreeMap<CallId, RootKey>,
     networks: BTreeMap<NetworkId, Network>,
+    /// Whose number is whose.
+    numbers: BTreeMap<PeerNumber, Between>,
+    last_number: u32,
+    telling: members::Telling,
     links: BTreeMap<LinkId, Entry>,
     next_link: u64,
     slots: Vec<Option<LinkId>>,
@@ -237,6 +246,9 @@ impl Node {
             roots: roots.map(|root| (root.network_id(), root)).collect(),
             pending_roots: BTreeMap::new(),
             networks: BTreeMap::new(),
+            numbers: BTreeMap::new(),
+            last_number: 0,
+            telling: members::Telling::default(),
             links: BTreeMap::new(),
             next_link: 0,
             slots: vec![None; limits::LINKS],
@@ -298,6 +310,7 @@ impl Node {
             self.gatherer.poll_timeout(),
             self.relays.poll_timeout(),
             self.check_due(),
+            self.telling.due,
         ];
         helpers.into_iter().chain([links, pings]).flatten().min()
     }
@@ -333,6 +346,7 @@ impl Node {
         self.drain_gatherer(now);
         self.drain_relays(now);
         self.drain_check(now);
+        self.tell_members(now);
         self.publish();
     }
 
@@ -423,6 +437,7 @@ impl Node {
             peer.attempt.take_if(|attempt| *attempt == id);
         }
         self.is_dirty = true;
+        self.note_members(now);
     }
 
     fn peer_mut(&mut self, network: NetworkId, node: NodeId) -> Option<&mut peers::Peer> {
@@ -513,6 +528,9 @@ impl Node {
     /// How the path in use looks to workers.
     fn fast_path(&self, link: &Link) -> Option<FastPath> {
         let ends = link.paths().current()?;
+        if is_reserved(ends.remote.ip()) {
+            return Some(FastPath::Engine);
+        }
         let Some(relay) = self.relays.relay_of(ends.local) else {
             let source = Some(ends.local.ip()).filter(|ip| !ip.is_unspecified());
             return Some(FastPath::Direct {

@@ -7,7 +7,7 @@
 //!
 //! Form, big endian: version · kind · instance (64 bit) · number (64 bit) · body. It only travels sealed.
 
-use api::SessionId;
+use api::{NodeId, SessionId};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::ice::{Candidate, Credentials};
@@ -86,6 +86,8 @@ pub struct Offer {
     pub credentials: Credentials,
     /// Where the sender can be reached, as far as it knows yet.
     pub candidates: Vec<Candidate>,
+    /// Through whom, besides.
+    pub members: Vec<NodeId>,
 }
 
 /// Yes, let us.
@@ -99,6 +101,8 @@ pub struct Answer {
     pub credentials: Credentials,
     /// Where the sender can be reached, as far as it knows yet.
     pub candidates: Vec<Candidate>,
+    /// Through whom, besides.
+    pub members: Vec<NodeId>,
 }
 
 /// A sender's whole candidate list.
@@ -110,6 +114,8 @@ pub struct Candidates {
     pub generation: u32,
     /// All of them.
     pub candidates: Vec<Candidate>,
+    /// All members through whom the sender can be reached besides.
+    pub members: Vec<NodeId>,
 }
 
 /// New credentials for a live link.
@@ -125,6 +131,8 @@ pub struct Restart {
     pub credentials: Credentials,
     /// All of the sender's candidates.
     pub candidates: Vec<Candidate>,
+    /// All members through whom it can be reached besides.
+    pub members: Vec<NodeId>,
 }
 
 /// Why bytes are no signal.
@@ -208,25 +216,25 @@ impl Body {
                 push_short(out, &offer.versions);
                 out.extend_from_slice(offer.secret.expose());
                 push_credentials(out, &offer.credentials);
-                push_candidates(out, &offer.candidates);
+                push_candidates(out, &offer.candidates, &offer.members);
             }
             Self::Answer(answer) => {
                 out.extend_from_slice(&answer.session.0.to_be_bytes());
                 out.push(answer.version);
                 push_credentials(out, &answer.credentials);
-                push_candidates(out, &answer.candidates);
+                push_candidates(out, &answer.candidates, &answer.members);
             }
             Self::Candidates(list) => {
                 out.extend_from_slice(&list.session.0.to_be_bytes());
                 out.extend_from_slice(&list.generation.to_be_bytes());
-                push_candidates(out, &list.candidates);
+                push_candidates(out, &list.candidates, &list.members);
             }
             Self::Restart(restart) => {
                 out.extend_from_slice(&restart.session.0.to_be_bytes());
                 out.extend_from_slice(&restart.generation.to_be_bytes());
                 out.push(u8::from(restart.is_answer));
                 push_credentials(out, &restart.credentials);
-                push_candidates(out, &restart.candidates);
+                push_candidates(out, &restart.candidates, &restart.members);
             }
             Self::Message(data) => out.extend_from_slice(data),
         }
@@ -234,31 +242,60 @@ impl Body {
 
     fn parse(kind: u8, reader: &mut Reader<'_>) -> Result<Self, SignalError> {
         Ok(match kind {
-            OFFER => Self::Offer(Offer {
-                session: reader.session()?,
-                versions: reader.versions()?,
-                secret: reader.secret()?,
-                credentials: reader.credentials()?,
-                candidates: reader.candidates()?,
-            }),
-            ANSWER => Self::Answer(Answer {
-                session: reader.session()?,
-                version: reader.u8()?,
-                credentials: reader.credentials()?,
-                candidates: reader.candidates()?,
-            }),
-            CANDIDATES => Self::Candidates(Candidates {
-                session: reader.session()?,
-                generation: reader.u32()?,
-                candidates: reader.candidates()?,
-            }),
-            RESTART => Self::Restart(Restart {
-                session: reader.session()?,
-                generation: reader.u32()?,
-                is_answer: reader.u8()? == 1,
-                credentials: reader.credentials()?,
-                candidates: reader.candidates()?,
-            }),
+            OFFER => {
+                let session = reader.session()?;
+                let versions = reader.versions()?;
+                let secret = reader.secret()?;
+                let credentials = reader.credentials()?;
+                let (candidates, members) = reader.candidates()?;
+                Self::Offer(Offer {
+                    session,
+                    versions,
+                    secret,
+                    credentials,
+                    candidates,
+                    members,
+                })
+            }
+            ANSWER => {
+                let session = reader.session()?;
+                let version = reader.u8()?;
+                let credentials = reader.credentials()?;
+                let (candidates, members) = reader.candidates()?;
+                Self::Answer(Answer {
+                    session,
+                    version,
+                    credentials,
+                    candidates,
+                    members,
+                })
+            }
+            CANDIDATES => {
+                let session = reader.session()?;
+                let generation = reader.u32()?;
+                let (candidates, members) = reader.candidates()?;
+                Self::Candidates(Candidates {
+                    session,
+                    generation,
+                    candidates,
+                    members,
+                })
+            }
+            RESTART => {
+                let session = reader.session()?;
+                let generation = reader.u32()?;
+                let is_answer = reader.u8()? == 1;
+                let credentials = reader.credentials()?;
+                let (candidates, members) = reader.candidates()?;
+                Self::Restart(Restart {
+                    session,
+                    generation,
+                    is_answer,
+                    credentials,
+                    candidates,
+                    members,
+                })
+            }
             MESSAGE => Self::Message(reader.rest(limits::CONTROLLER_MESSAGE)?),
             other => return Err(SignalError::Kind(other)),
         })
@@ -276,11 +313,19 @@ fn push_credentials(out: &mut Vec<u8>, credentials: &Credentials) {
     push_short(out, credentials.password().as_bytes());
 }
 
-fn push_candidates(out: &mut Vec<u8>, candidates: &[Candidate]) {
+/// A member takes the place of an address: this where the kind stands, then its id.
+const MEMBER: u8 = 4;
+
+fn push_candidates(out: &mut Vec<u8>, candidates: &[Candidate], members: &[NodeId]) {
     let taken = &candidates[..candidates.len().min(limits::CANDIDATES)];
-    out.push(u8::try_from(taken.len()).expect("bounded just above"));
+    let members = &members[..members.len().min(limits::LISTED_MEMBERS)];
+    out.push(u8::try_from(taken.len() + members.len()).expect("bounded just above"));
     for candidate in taken {
         candidate.encode(out);
+    }
+    for member in members {
+        out.push(MEMBER);
+        out.extend_from_slice(&member.0);
     }
 }
 
@@ -341,18 +386,26 @@ impl<'a> Reader<'a> {
         Credentials::from_peer(ufrag, password).ok_or(SignalError::Credentials)
     }
 
-    fn candidates(&mut self) -> Result<Vec<Candidate>, SignalError> {
+    /// Addresses first, then members.
+    fn candidates(&mut self) -> Result<(Vec<Candidate>, Vec<NodeId>), SignalError> {
         let count = usize::from(self.u8()?);
-        if count > limits::CANDIDATES {
+        let (mut candidates, mut members) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            if self.0.first() == Some(&MEMBER) {
+                self.u8()?;
+                members.push(NodeId(self.array()?));
+            } else if members.is_empty() {
+                let (candidate, rest) = Candidate::parse(self.0).map_err(|_| SignalError::Candidate)?;
+                self.0 = rest;
+                candidates.push(candidate);
+            } else {
+                return Err(SignalError::Candidate);
+            }
+        }
+        if candidates.len() > limits::CANDIDATES || members.len() > limits::LISTED_MEMBERS {
             return Err(SignalError::Length);
         }
-        let mut candidates = Vec::with_capacity(count);
-        for _ in 0..count {
-            let (candidate, rest) = Candidate::parse(self.0).map_err(|_| SignalError::Candidate)?;
-            self.0 = rest;
-            candidates.push(candidate);
-        }
-        Ok(candidates)
+        Ok((candidates, members))
     }
 
     fn rest(&mut self, most: usize) -> Result<Vec<u8>, SignalError> {
@@ -374,6 +427,7 @@ mod tests {
             Candidate::host("192.0.2.1:40000".parse().unwrap(), 9),
             Candidate::host("[2001:db8::1]:40000".parse().unwrap(), 8),
         ];
+        let members = vec![NodeId([1; 32]), NodeId([2; 32])];
         let session = SessionId(77);
         let bodies = [
             Body::Offer(Offer {
@@ -382,17 +436,20 @@ mod tests {
                 secret: LinkSecret::from_bytes([5; 32]),
                 credentials: credentials.clone(),
                 candidates: candidates.clone(),
+                members: members.clone(),
             }),
             Body::Answer(Answer {
                 session,
                 version: 1,
                 credentials: credentials.clone(),
                 candidates: candidates.clone(),
+                members: members.clone(),
             }),
             Body::Candidates(Candidates {
                 session,
                 generation: 2,
                 candidates: candidates.clone(),
+                members: members.clone(),
             }),
             Body::Restart(Restart {
                 session,
@@ -400,6 +457,7 @@ mod tests {
                 is_answer: true,
                 credentials,
                 candidates,
+                members,
             }),
             Body::Message(vec![1, 2, 3]),
         ];

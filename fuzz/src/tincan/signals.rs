@@ -21,17 +21,22 @@ fn node_key(device: u8) -> NodeKey {
 /// A signal, opened already.
 pub(crate) fn signal(bytes: &[u8]) {
     let Ok(signal) = Signal::parse(bytes) else { return };
-    let (candidates, credentials): (usize, Option<&Credentials>) = match &signal.body {
-        Body::Offer(offer) => (offer.candidates.len(), Some(&offer.credentials)),
-        Body::Answer(answer) => (answer.candidates.len(), Some(&answer.credentials)),
-        Body::Candidates(list) => (list.candidates.len(), None),
-        Body::Restart(restart) => (restart.candidates.len(), Some(&restart.credentials)),
+    let (candidates, members, credentials): (usize, usize, Option<&Credentials>) = match &signal.body {
+        Body::Offer(offer) => (offer.candidates.len(), offer.members.len(), Some(&offer.credentials)),
+        Body::Answer(answer) => (answer.candidates.len(), answer.members.len(), Some(&answer.credentials)),
+        Body::Candidates(list) => (list.candidates.len(), list.members.len(), None),
+        Body::Restart(restart) => (
+            restart.candidates.len(),
+            restart.members.len(),
+            Some(&restart.credentials),
+        ),
         Body::Message(data) => {
             assert!(data.len() <= limits::CONTROLLER_MESSAGE);
-            (0, None)
+            (0, 0, None)
         }
     };
     assert!(candidates <= limits::CANDIDATES);
+    assert!(members <= limits::LISTED_MEMBERS);
     if let Some(credentials) = credentials {
         assert!(
             !format!("{signal:?}").contains(credentials.password()),
@@ -78,17 +83,20 @@ fn bodies() -> Vec<Body> {
         secret: LinkSecret::from_bytes([5; 32]),
         credentials: credentials(),
         candidates: candidates(),
+        members: vec![CAROL.id()],
     };
     let answer = Answer {
         session,
         version: 1,
         credentials: credentials(),
         candidates: candidates(),
+        members: vec![CAROL.id()],
     };
     let trickled = Candidates {
         session,
         generation: 0,
         candidates: candidates(),
+        members: vec![CAROL.id()],
     };
     let restart = Restart {
         session,
@@ -96,6 +104,7 @@ fn bodies() -> Vec<Body> {
         is_answer: false,
         credentials: credentials(),
         candidates: candidates(),
+        members: vec![CAROL.id()],
     };
     vec![
         Body::Offer(offer),

@@ -59,9 +59,9 @@ impl World {
         }
     }
 
-    /// How many pairs the oracle sees direct, relayed and apart.
-    pub fn verdicts(&self) -> [usize; 3] {
-        let mut counts = [0; 3];
+    /// How many pairs the oracle sees direct, relayed, through others and apart.
+    pub fn verdicts(&self) -> [usize; 4] {
+        let mut counts = [0; 4];
         for (a, b) in self.pairs() {
             counts[self.verdict_of(a, b) as usize] += 1;
         }
@@ -84,7 +84,12 @@ impl World {
 
     pub(super) fn verdict_of(&self, a: usize, b: usize) -> Verdict {
         let turn = self.turn();
-        crate::oracle::verdict(&self.net, self.nodes[a].host, self.nodes[b].host, turn)
+        let others = self.nodes.iter().enumerate().filter(|(at, node)| {
+            let is_between = *at != a && *at != b;
+            is_between && node.member.is_some()
+        });
+        let others: Vec<_> = others.map(|(_, node)| node.host).collect();
+        crate::oracle::verdict_among(&self.net, self.nodes[a].host, self.nodes[b].host, turn, &others)
     }
 }
 

@@ -60,11 +60,21 @@ impl World {
 
     /// Sends frames both ways between every linked pair until one each has arrived; panics after `limit`.
     pub fn expect_flow(&mut self, limit: Duration) {
-        let end = self.net.now() + limit;
         let linked: Vec<_> = self
             .pairs()
             .filter(|(a, b)| self.path_of(*a, *b) != Verdict::Impossible)
             .collect();
+        self.expect_flow_of(linked, limit);
+    }
+
+    /// The same for one pair, linked or not.
+    pub fn expect_flow_between(&mut self, a: &str, b: &str, limit: Duration) {
+        let pair = (self.index(a), self.index(b));
+        self.expect_flow_of(vec![pair], limit);
+    }
+
+    fn expect_flow_of(&mut self, linked: Vec<(usize, usize)>, limit: Duration) {
+        let end = self.net.now() + limit;
         let count =
             |world: &World, (from, to): (usize, usize)| world.nodes[to].received.get(&from).map_or(0, BTreeSet::len);
         let ways: Vec<_> = linked.into_iter().flat_map(|(a, b)| [(a, b), (b, a)]).collect();

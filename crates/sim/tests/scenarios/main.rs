@@ -6,6 +6,7 @@ mod rekey;
 mod relay;
 mod rendezvous;
 mod restart;
+mod transit;
 
 use std::time::Duration;
 
@@ -71,7 +72,7 @@ fn linked_pair(seed: Seed) -> World {
 fn pair_by(seed: Seed, path: Verdict) -> World {
     let [ann, bob] = match path {
         Verdict::Direct => [Kind::PortRestricted, Kind::AddressRestricted],
-        Verdict::Relay | Verdict::Impossible => [Kind::PortRestricted, Kind::Symmetric],
+        Verdict::Relay | Verdict::Member | Verdict::Impossible => [Kind::PortRestricted, Kind::Symmetric],
     };
     let mut rng = seed.generator(21);
     let world = world(seed).node("ann").behind(ann).wire(clean(&mut rng));

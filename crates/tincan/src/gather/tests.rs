@@ -193,7 +193,7 @@ fn port_mappings_and_relays_come_and_go() {
     let now = Instant::now();
     let mut gatherer = gatherer(now, &[address("10.0.0.2", true)]);
     gatherer.add_mapped(now, at("203.0.113.1:5000"), at("10.0.0.2:5000"), secs(60));
-    gatherer.add_relayed(at("198.51.100.9:50000"));
+    gatherer.add_relayed(at("198.51.100.9:50000"), false);
     assert_eq!(
         listed(&gatherer),
         [

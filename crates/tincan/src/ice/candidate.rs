@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use thiserror::Error;
 
+use crate::transit::is_reserved;
+
 /// How a candidate was found (RFC 8445 section 5.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CandidateKind {
@@ -78,6 +80,14 @@ pub enum CandidateError {
     Priority(u32),
 }
 
+/// Relays over streams have this preference at most, relays over UDP a higher one.
+const STREAM_PREFERENCE: u16 = 0xFF;
+/// The local preference that a way through a member has in `is`, where its type has none of its own (type 0): as a relay's
+/// (type 2), between those over UDP and those over streams.
+pub(super) const WAY_PREFERENCE: u32 = 2 << 16 | (STREAM_PREFERENCE as u32 + 1);
+/// The priority that comes of it.
+pub(super) const WAY_PRIORITY: u32 = WAY_PREFERENCE << 8 | 255;
+
 /// Bit of the type byte that says IPv6.
 const V6: u8 = 0x10;
 
@@ -95,6 +105,18 @@ impl Candidate {
     /// A relayed candidate.
     pub fn relayed(address: SocketAddr, preference: u16) -> Self {
         Candidate::new(CandidateKind::Relayed, address, address, preference)
+    }
+
+    /// A relayed candidate whose server is spoken to over a byte stream: what is lost there holds up all that follows, so
+    /// it comes after everything else. The peer sees that by the preference.
+    pub fn relayed_over_stream(address: SocketAddr, preference: u16) -> Self {
+        let place = (u16::MAX - preference).min(STREAM_PREFERENCE);
+        Candidate::relayed(address, STREAM_PREFERENCE - place)
+    }
+
+    /// Whether its relay is reached over a byte stream.
+    pub(super) fn is_over_stream(&self) -> bool {
+        self.kind == CandidateKind::Relayed && self.preference() <= STREAM_PREFERENCE
     }
 
     fn new(kind: CandidateKind, address: SocketAddr, base: SocketAddr, preference: u16) -> Self {
@@ -220,6 +242,9 @@ impl AddressPolicy {
     }
 
     fn allows_v6(&self, ip: Ipv6Addr) -> bool {
+        if is_reserved(ip.into()) {
+            return false;
+        }
         let loopback = ip == Ipv6Addr::LOCALHOST && !self.allow_loopback;
         // ::/96 (IPv4-compatible) is refused as a whole, but for the loopback just judged.
         let compatible = ip.segments()[..6] == [0; 6] && ip != Ipv6Addr::LOCALHOST;
@@ -312,6 +337,8 @@ mod tests {
             "ff0e::1",
             "fe80::1",
             "febf::1",
+            "100::",
+            "100::1:0:2",
             "10.9.0.1",
             "10.9.255.255",
             "::ffff:10.9.0.1",

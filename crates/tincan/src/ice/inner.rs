@@ -18,12 +18,6 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 pub(super) const FIRST_RETRANSMIT: Duration = Duration::from_millis(120);
 
 impl Agent {
-    /// Whether the peer named this address as a relay's.
-    pub(crate) fn is_relay_of_peer(&self, address: std::net::SocketAddr) -> bool {
-        let mut named = self.remotes.iter().filter(|c| c.address == address);
-        named.any(|c| c.kind == CandidateKind::Relayed)
-    }
-
     pub(crate) fn gauges(&self, all: &mut Gauges) {
         all.add("ICE outputs", self.outbox.len(), 0);
         all.add("ICE events", self.events.len(), 0);
@@ -37,6 +31,7 @@ impl Agent {
             limits::ICE_REMOTE_CANDIDATES,
         );
         all.add("mapped addresses", self.mapped.len(), limits::ICE_MAPPED_ADDRESSES);
+        all.add("ways through members", self.ways.len(), limits::WAYS);
         let remotes = 2 * limits::ICE_REMOTE_CANDIDATES;
         all.add("pairs seen", self.pairs.len(), limits::ICE_LOCAL_CANDIDATES * remotes);
     }

@@ -100,13 +100,29 @@ pub struct Pair {
     pub rtt: Option<Duration>,
     /// When a check was last answered, or the peer's check last came in.
     pub last_heard: Option<Instant>,
+    /// Who stands between.
+    pub rank: Rank,
 }
 
 impl Pair {
-    /// Whether a TURN server stands between.
+    /// Whether somebody stands between.
     pub fn is_relayed(&self) -> bool {
-        self.local_kind == CandidateKind::Relayed || self.remote_kind == CandidateKind::Relayed
+        self.rank != Rank::Direct
     }
+}
+
+/// Who stands between the two ends of a path; the better first. A TURN server is there to relay, so it comes before a
+/// member, who pays with its own line and seals everything twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// Nobody.
+    Direct,
+    /// A TURN server that is reached over UDP.
+    Turn,
+    /// A member that both ends have links with.
+    Member,
+    /// A TURN server that an end reaches over a byte stream.
+    Stream,
 }
 
 /// How far checks of a pair are.

@@ -13,6 +13,7 @@ use crate::gauge::Gauges;
 use crate::ice::{Pair, PairState};
 use crate::limits;
 use crate::record::{HEADER, ReceiverIndex, TAG};
+use crate::transit;
 
 /// Lane 0: is somebody there? Sent on the path in use.
 const PROBE: u8 = 1;
@@ -43,6 +44,9 @@ impl Link {
         payload: &[u8],
     ) -> Result<(), DropReason> {
         let (&kind, body) = payload.split_first().ok_or(DropReason::BadControl)?;
+        if transit::is_transit(payload) {
+            return self.on_transit(ends, payload);
+        }
         if kind == KIND_FRAME {
             let bytes = body.to_vec();
             self.out.push_back(LinkOutput::Frame { index, bytes });
@@ -52,7 +56,7 @@ impl Link {
             return Ok(());
         }
         if kind == PART {
-            return self.on_part(cx, index, body);
+            return self.on_part(cx, index, ends, body);
         }
         let (token, padding) = body.split_first_chunk::<8>().ok_or(DropReason::BadControl)?;
         if kind != SIZE && !padding.is_empty() {
@@ -82,11 +86,9 @@ impl Link {
             }
             self.on_moved(cx);
         }
-        if let Purpose::Ping(ping) = answered.purpose
-            && let Some(path) = self.path_state()
-        {
+        if let Purpose::Ping(ping) = answered.purpose {
             let rtt = answered.rtt;
-            self.out.push_back(LinkOutput::Pong { ping, rtt, path });
+            self.out.push_back(LinkOutput::Pong { ping, rtt });
         }
     }
 
@@ -148,7 +150,7 @@ impl Link {
                 local: pair.local,
                 remote: pair.remote,
             };
-            self.paths.add(ends, pair.is_relayed(), None);
+            self.paths.add(ends, pair.rank, None);
         }
         let all: Vec<Ends> = self.paths.iter().map(|p| p.ends).collect();
         for ends in all {
@@ -156,9 +158,10 @@ impl Link {
         }
     }
 
-    /// Probes a direct pair that ICE found to work, its choice first: the nomination may not have reached us.
+    /// Probes a better pair that ICE found to work, its choice first: the nomination may not have reached us.
     pub(super) fn probe_better(&mut self, cx: &mut Cx<'_>) {
-        let works = |pair: &Pair| pair.state == PairState::Valid && !pair.is_relayed();
+        let current = self.paths.rank();
+        let works = |pair: &Pair| pair.state == PairState::Valid && pair.rank < current;
         let chosen = self.agent.best().filter(works);
         let Some(pair) = chosen.or_else(|| self.agent.pairs().into_iter().find(works)) else {
             return;
@@ -168,7 +171,7 @@ impl Link {
             remote: pair.remote,
         };
         if self.paths.current() != Some(ends) {
-            self.paths.add(ends, false, None);
+            self.paths.add(ends, pair.rank, None);
             self.probe(cx, ends, Purpose::Better);
         }
     }

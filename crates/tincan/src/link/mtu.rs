@@ -62,6 +62,8 @@ const RTT: Duration = Duration::from_millis(200);
 pub(crate) struct Way {
     pub(crate) is_relayed: bool,
     pub(crate) is_v6: bool,
+    /// Bytes that a member's link puts around a datagram.
+    pub(crate) wrapping: usize,
     pub(crate) rtt: Option<Duration>,
 }
 
@@ -70,7 +72,7 @@ impl Way {
     fn overhead(self) -> usize {
         let ip = if self.is_v6 { 40 } else { 20 };
         let channel = if self.is_relayed { crate::fast::CHANNEL } else { 0 };
-        ip + 8 + channel + crate::record::OVERHEAD
+        ip + 8 + channel + self.wrapping + crate::record::OVERHEAD
     }
 }
 

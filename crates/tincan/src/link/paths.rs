@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::ice::Rank;
 use crate::limits;
 
 /// Frames went out for this long and nothing came back: ask the path.
@@ -46,7 +47,7 @@ pub(crate) struct Ends {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Path {
     pub(crate) ends: Ends,
-    pub(crate) is_relayed: bool,
+    pub(crate) rank: Rank,
     pub(crate) rtt: Option<Duration>,
     /// Something came back over it.
     is_proven: bool,
@@ -60,7 +61,7 @@ pub(crate) enum Purpose {
     Liveness,
     /// Whether the peer is where its record seemed to come from; then the path moves there.
     Roam,
-    /// Whether a direct path works again while a relay is used; then the path moves there.
+    /// Whether a better path works while a relay is used; then the path moves there.
     Better,
     /// `link.ping`, by its number.
     Ping(u64),
@@ -91,7 +92,7 @@ pub(crate) enum Step {
     ProbeCurrent,
     /// Probe every path.
     ProbeAll,
-    /// A relay is used: probe a direct pair, if ICE knows one that works.
+    /// A relay is used: probe a better pair, if ICE knows one that works.
     ProbeBetter,
     /// There is no path any more: start ICE again, probe every path.
     Lost,
@@ -159,6 +160,11 @@ impl Paths {
         self.current.and_then(|ends| self.find(ends))
     }
 
+    /// Who stands between on the path in use, or on the last that was.
+    pub(crate) fn rank(&self) -> Rank {
+        self.last().map_or(Rank::Direct, |path| path.rank)
+    }
+
     pub(crate) fn health(&self) -> Health {
         self.health
     }
@@ -176,9 +182,9 @@ impl Paths {
     }
 
     /// Makes a path known. When there are too many the oldest that is not in use goes.
-    pub(crate) fn add(&mut self, ends: Ends, is_relayed: bool, rtt: Option<Duration>) {
+    pub(crate) fn add(&mut self, ends: Ends, rank: Rank, rtt: Option<Duration>) {
         if let Some(path) = self.list.iter_mut().find(|p| p.ends == ends) {
-            path.is_relayed |= is_relayed;
+            path.rank = path.rank.max(rank);
             path.rtt = rtt.or(path.rtt);
             return;
         }
@@ -189,7 +195,7 @@ impl Paths {
         }
         self.list.push(Path {
             ends,
-            is_relayed,
+            rank,
             rtt,
             is_proven: false,
             last_check: None,
@@ -197,15 +203,15 @@ impl Paths {
     }
 
     /// The peer said that this address of its is a relay's; true if the path in use turns out to be relayed.
-    pub(crate) fn mark_relayed(&mut self, now: Instant, remote: SocketAddr) -> bool {
+    pub(crate) fn mark_relayed(&mut self, now: Instant, remote: SocketAddr, rank: Rank) -> bool {
         let current = self.current;
         let mut is_news = false;
         for path in self
             .list
             .iter_mut()
-            .filter(|p| p.ends.remote == remote && !p.is_relayed)
+            .filter(|p| p.ends.remote == remote && p.rank < rank)
         {
-            path.is_relayed = true;
+            path.rank = rank;
             is_news |= current == Some(path.ends);
         }
         if is_news {
@@ -216,9 +222,18 @@ impl Paths {
 
     /// Forgets every path from a local address that is gone; true if the one in use was among them.
     pub(crate) fn remove_local(&mut self, now: Instant, local: SocketAddr) -> bool {
-        let was_current = self.current.is_some_and(|ends| ends.local == local);
+        self.remove(now, |ends| ends.local == local)
+    }
+
+    /// Forgets the paths to a remote address that is gone; true if the one in use was among them.
+    pub(crate) fn remove_remote(&mut self, now: Instant, remote: SocketAddr) -> bool {
+        self.remove(now, |ends| ends.remote == remote)
+    }
+
+    fn remove(&mut self, now: Instant, is_gone: impl Fn(Ends) -> bool) -> bool {
+        let was_current = self.current.is_some_and(&is_gone);
         let current = self.current;
-        self.list.retain(|p| p.ends.local != local || Some(p.ends) == current);
+        self.list.retain(|p| !is_gone(p.ends) || Some(p.ends) == current);
         if was_current && !matches!(self.health, Health::Lost { .. }) {
             self.health = Health::Suspect { since: now, again: now };
         }
@@ -242,7 +257,7 @@ impl Paths {
     }
 
     fn plan_better(&mut self, now: Instant) {
-        let is_relayed = self.last().is_some_and(|p| p.is_relayed);
+        let is_relayed = self.rank() > Rank::Direct;
         self.better = match self.better {
             _ if !is_relayed => None,
             None => Some((now + BETTER_FIRST, BETTER_FIRST)),
@@ -251,10 +266,9 @@ impl Paths {
     }
 
     /// ICE agreed on a path; true if it is used from now on.
-    pub(crate) fn on_nominated(&mut self, now: Instant, ends: Ends, is_relayed: bool) -> bool {
-        // Where both are of a kind the peer nominated it for a reason; a relay never replaces a live direct path.
-        let current_is_direct = self.last().is_some_and(|p| !p.is_relayed);
-        if self.health == Health::Good && self.current.is_some() && is_relayed && current_is_direct {
+    pub(crate) fn on_nominated(&mut self, now: Instant, ends: Ends, rank: Rank) -> bool {
+        // Where both are of a rank the peer nominated it for a reason; a worse one never replaces a live path.
+        if self.health == Health::Good && self.current.is_some() && rank > self.rank() {
             return false;
         }
         self.use_path(now, ends)
@@ -281,18 +295,18 @@ impl Paths {
 
     /// A record was opened that came over `ends`; what for the peer must be asked whether it really is there, if so.
     /// A peer that searches probes all its paths: `is_search` moves nobody who is not searching too.
-    pub(crate) fn on_heard(&mut self, now: Instant, ends: Ends, is_relayed: bool, is_search: bool) -> Option<Purpose> {
+    pub(crate) fn on_heard(&mut self, now: Instant, ends: Ends, rank: Rank, is_search: bool) -> Option<Purpose> {
         if self.current() == Some(ends) {
             self.on_heard_current(now);
             return None;
         }
         self.heard = self.heard.max(now);
         let is_known = self.find(ends).is_some_and(|p| p.is_proven);
-        self.add(ends, is_relayed, None);
-        let on_relay = self.last().is_some_and(|p| p.is_relayed);
+        self.add(ends, rank, None);
+        let current = self.rank();
         let wanted = self.health != Health::Good || (!is_search && (!is_known || self.follows));
         let path = self.list.iter_mut().find(|p| p.ends == ends)?;
-        let better = !is_search && on_relay && !path.is_relayed;
+        let better = !is_search && path.rank < current;
         let too_soon = path
             .last_check
             .is_some_and(|at| now.saturating_duration_since(at) < CHECK_EVERY);
@@ -354,7 +368,7 @@ impl Paths {
         };
         let wants_it = match probe.purpose {
             Purpose::Roam => !is_current,
-            Purpose::Better => !is_current && self.last().is_some_and(|p| p.is_relayed),
+            Purpose::Better => !is_current && self.find(probe.ends).is_some_and(|p| p.rank < self.rank()),
             Purpose::Liveness | Purpose::Ping(_) => false,
         };
         let moved = if searching || wants_it {

@@ -34,6 +34,8 @@ impl Resend {
 
 /// The whole candidate list is sent once more so long after it last changed, in case signals overtook each other.
 const CANDIDATES_AGAIN: Duration = Duration::from_secs(1);
+/// In a group that comes up together its links do so one after the other within this.
+const CANDIDATES_TOGETHER: Duration = Duration::from_millis(100);
 
 /// When the candidate list is sent.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +50,12 @@ impl Again {
     pub(super) fn now(now: Instant) -> Self {
         let is_last = false;
         Self { at: now, is_last }
+    }
+
+    /// In a moment, together with what else changes until then, and once more later.
+    pub(super) fn soon(now: Instant) -> Self {
+        let at = now + CANDIDATES_TOGETHER;
+        Self { at, is_last: false }
     }
 
     /// Once more, later.

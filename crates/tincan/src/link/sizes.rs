@@ -5,35 +5,43 @@
 
 use api::link::{PathKind, PathState};
 
-use super::control::{PART, SIZE};
+use super::control::SIZE;
 use super::mtu::Way;
+use super::paths::Ends;
 use super::{Cx, Link, LinkOutput};
 use crate::fast::CHANNEL;
 use crate::forward::DropReason;
-use crate::parts::{self, Part};
+use crate::ice::Rank;
+use crate::parts::Part;
 use crate::record::{OVERHEAD, ReceiverIndex};
+use crate::transit;
 
 impl Link {
     /// A frame whose last part this was goes on as if it had come whole.
-    pub(super) fn on_part(&mut self, cx: &mut Cx<'_>, index: ReceiverIndex, body: &[u8]) -> Result<(), DropReason> {
+    pub(super) fn on_part(
+        &mut self,
+        cx: &mut Cx<'_>,
+        index: ReceiverIndex,
+        ends: Ends,
+        body: &[u8],
+    ) -> Result<(), DropReason> {
         let part = Part::parse(body).map_err(|_| DropReason::BadControl)?;
         let joined = self.joiner.take(cx.now, &part);
         self.shared.drops.add(DropReason::Incomplete, joined.given_up);
-        if let Some(bytes) = joined.frame {
-            self.out.push_back(LinkOutput::Frame { index, bytes });
+        let Some(bytes) = joined.frame else {
+            return Ok(());
+        };
+        if transit::is_transit(&bytes) {
+            return self.on_transit(ends, &bytes);
         }
+        self.out.push_back(LinkOutput::Frame { index, bytes });
         Ok(())
     }
 
     /// Sends a frame in parts that the path carries.
     pub(crate) fn send_cut(&mut self, cx: &mut Cx<'_>, frame: &[u8]) -> Result<(), DropReason> {
         let ends = self.paths.current().ok_or(DropReason::TooBig)?;
-        self.cut = self.cut.wrapping_add(1);
-        // A kind stands before each part.
-        let bodies = parts::cut(self.cut, frame, self.mtu.size() - 1).ok_or(DropReason::TooBig)?;
-        for body in bodies {
-            self.send_control(cx, ends, PART, &body);
-        }
+        self.send_parts(cx, ends, frame)?;
         if self.shared.on_sent(1, frame.len(), frame.len()) {
             self.watch(cx);
         }
@@ -42,7 +50,7 @@ impl Link {
 
     /// The largest frame that is sent whole.
     pub(crate) fn frame_max(&self) -> usize {
-        self.mtu.size()
+        self.mtu.size().min(self.nic_mtu)
     }
 
     /// Whether larger frames are cut, as it is not known yet what the path carries.
@@ -52,7 +60,13 @@ impl Link {
 
     /// The NIC's MTU is another one.
     pub(crate) fn set_mtu(&mut self, cx: &mut Cx<'_>, mtu: u16) {
-        self.mtu.set_top(cx.now, usize::from(mtu));
+        self.nic_mtu = usize::from(mtu);
+        self.set_top(cx);
+    }
+
+    pub(super) fn set_top(&mut self, cx: &mut Cx<'_>) {
+        let wrapping = if self.carries_others { transit::OVERHEAD } else { 0 };
+        self.mtu.set_top(cx.now, self.nic_mtu + wrapping);
         self.drain_mtu(cx);
     }
 
@@ -69,8 +83,13 @@ impl Link {
             return;
         };
         let way = Way {
-            is_relayed: path.is_relayed,
+            is_relayed: path.rank != Rank::Direct,
             is_v6: path.ends.remote.is_ipv6(),
+            wrapping: if path.rank == Rank::Member {
+                transit::OVERHEAD
+            } else {
+                0
+            },
             rtt: path.rtt,
         };
         self.mtu.start(cx.now, way);
@@ -97,16 +116,16 @@ impl Link {
         self.paths.current()?;
         let path = self.paths.last()?;
         Some(PathState {
-            kind: if path.is_relayed {
-                PathKind::Turn
-            } else {
-                PathKind::Direct
+            kind: match path.rank {
+                Rank::Direct => PathKind::Direct,
+                Rank::Turn | Rank::Stream => PathKind::Turn,
+                Rank::Member => PathKind::Member,
             },
             local: path.ends.local,
             remote: path.ends.remote,
             via: None,
             rtt_us: path.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
-            mtu: u16::try_from(self.mtu.size()).ok().filter(|_| self.is_up()),
+            mtu: u16::try_from(self.frame_max()).ok().filter(|_| self.is_up()),
         })
     }
 }

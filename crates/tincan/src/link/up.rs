@@ -548,7 +548,7 @@ impl Link {
 }
 
 fn counters(shared: &LinkShared) -> (u64, u64) {
-    let sent = shared.sent_frames.load(Ordering::SeqCst);
+    let sent = shared.sent_frames.load(Ordering::SeqCst) + shared.carried.load(Ordering::SeqCst);
     (sent, shared.opened.load(Ordering::SeqCst))
 }
 

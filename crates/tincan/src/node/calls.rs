@@ -4,11 +4,11 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use api::link::{
-    Event, LinkCall, NamesConfig, NetworkConfig, NetworkRef, NicInfo, NicKind, NodeRef, PathState, PeerConfig,
-    PeerMessage, Pong, Purpose, SealedMessage, ServersConfig, SignRequest, Signature, Signer, TurnServer,
+    Event, LinkCall, NamesConfig, NetworkConfig, NetworkRef, NicInfo, NicKind, NodeRef, PeerConfig, PeerMessage,
+    Purpose, SealedMessage, ServersConfig, SignRequest, Signature, Signer, TurnServer,
 };
 use api::rpc::{ApiError, Empty, ErrorKind};
 use api::{Blob, NetworkId};
@@ -248,6 +248,7 @@ impl Node {
         for peer in peers {
             self.cut(now, Between { network, peer });
         }
+        self.numbers.retain(|_, whose| whose.network != network);
         if let Some(mut net) = self.networks.remove(&network) {
             while let Some(call) = net.nic.waiting.pop_front() {
                 let error = ApiError::new(ErrorKind::State, "the network was removed meanwhile");
@@ -366,7 +367,10 @@ impl Node {
                 known.config = config;
             }
             None => {
-                net.peers.insert(peer, Peer::new(config));
+                let number = self.next_number(Between { network, peer });
+                if let Some(net) = self.networks.get_mut(&network) {
+                    net.peers.insert(peer, Peer::new(config, number));
+                }
             }
         }
         self.is_dirty = true;
@@ -377,6 +381,7 @@ impl Node {
     fn remove_peer(&mut self, now: Instant, node: NodeRef) -> Answer {
         let between = self.between(node)?;
         self.cut(now, between);
+        self.numbers.retain(|_, whose| *whose != between);
         if let Some(net) = self.networks.get_mut(&between.network) {
             net.peers.remove(&between.peer);
             net.owners.retain(|_, owner| *owner != between.peer);
@@ -428,7 +433,7 @@ impl Node {
         }
     }
 
-    fn current_link(&self, network: NetworkId, node: api::NodeId) -> Result<LinkId, ApiError> {
+    pub(super) fn current_link(&self, network: NetworkId, node: api::NodeId) -> Result<LinkId, ApiError> {
         let between = self.between(NodeRef { network, node })?;
         let peer = self
             .networks
@@ -462,47 +467,6 @@ impl Node {
         done(SealedMessage { blob: Blob(blob) })
     }
 
-    // --- ping ---
-
-    fn ping(&mut self, now: Instant, call: CallId, node: NodeRef) -> Result<(), ApiError> {
-        let id = self.current_link(node.network, node.node)?;
-        if self.pings.len() >= limits::PINGS * 4 {
-            return Err(limit(
-                "too many pings wait for answers: ask again in a few seconds".into(),
-            ));
-        }
-        let ping = self.next_ping;
-        self.next_ping += 1;
-        if self.with_link(now, id, |link, cx| link.ping(cx, ping)) != Some(true) {
-            return Err(ApiError::new(
-                ErrorKind::Unreachable,
-                "no path to the peer answers at present",
-            ));
-        }
-        self.pings.insert(ping, (call, now));
-        Ok(())
-    }
-
-    pub(super) fn on_pong(&mut self, id: LinkId, ping: u64, rtt: Duration, path: PathState) {
-        if let Some((call, _)) = self.pings.remove(&ping) {
-            let rtt_us = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
-            let path = self.path_state(id).unwrap_or(path);
-            self.out.push_back(Output::Reply(call, done(Pong { rtt_us, path })));
-        }
-    }
-
-    pub(super) fn expire_pings(&mut self, now: Instant) {
-        let old = |sent: &Instant| now.saturating_duration_since(*sent) >= limits::PING_TIMEOUT;
-        while let Some(first) = self.pings.first_entry()
-            && old(&first.get().1)
-        {
-            let (call, _) = first.remove();
-            let text = format!("no answer within {} s", limits::PING_TIMEOUT.as_secs());
-            self.out
-                .push_back(Output::Reply(call, Err(ApiError::new(ErrorKind::Timeout, text))));
-        }
-    }
-
     // --- look-ups ---
 
     fn known(&self, network: NetworkId) -> Result<(), ApiError> {
@@ -530,7 +494,7 @@ pub(super) fn invalid(field: &str, sentence: impl Into<String>) -> ApiError {
     ApiError::new(ErrorKind::InvalidParams, sentence).field(field)
 }
 
-fn limit(sentence: String) -> ApiError {
+pub(super) fn limit(sentence: String) -> ApiError {
     ApiError::new(ErrorKind::Limit, sentence)
 }
 

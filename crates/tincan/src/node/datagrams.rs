@@ -18,7 +18,8 @@ use crate::limits;
 use crate::link::paths::Ends;
 use crate::link::{Link, LinkId};
 use crate::record::Header;
-use crate::turn::{Handled, RelayOutput, Source, StreamId, StreamInput};
+use crate::transit::{Way, is_reserved};
+use crate::turn::{Handled, RelayOutput, Source, StreamId, StreamInput, TurnTransport};
 
 /// Well before `Relays` takes a channel for unused.
 const KEEP_CHANNEL: Duration = Duration::from_secs(60);
@@ -136,15 +137,23 @@ impl Node {
             Handled::Consumed => {}
             Handled::Data { relay, peer, range } => {
                 if let Some(local) = self.relays.address_of(relay) {
-                    self.handle_peers(now, local, peer, &mut bytes[range]);
+                    self.handle_outside(now, local, peer, &mut bytes[range]);
                 }
             }
-            Handled::NotMine => self.handle_peers(now, local, remote, bytes),
+            Handled::NotMine => self.handle_outside(now, local, remote, bytes),
         }
     }
 
+    /// A datagram from a wire; what claims to come through a member comes inside its link.
+    fn handle_outside(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, bytes: &mut [u8]) {
+        if is_reserved(remote.ip()) || is_reserved(local.ip()) {
+            return self.drops.count(DropReason::Nonsense);
+        }
+        self.handle_peers(now, local, remote, bytes);
+    }
+
     /// A datagram that should be a peer's.
-    fn handle_peers(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, bytes: &mut [u8]) {
+    pub(super) fn handle_peers(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, bytes: &mut [u8]) {
         let ends = Ends { local, remote };
         let verdict = match bytes.first() {
             Some(0x00..=0x03) => self.handle_stun(now, ends, bytes),
@@ -213,6 +222,9 @@ impl Node {
 
     /// Sends a datagram from a host or relayed address.
     pub(super) fn transmit(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, bytes: Vec<u8>) {
+        if let Some(way) = Way::of(remote) {
+            return self.send_by_way(now, way, &bytes);
+        }
         if let Some(relay) = self.relays.relay_of(local) {
             self.relays.send(now, relay, remote, &bytes);
             return;
@@ -290,7 +302,8 @@ impl Node {
                 RelayOutput::Allocated { relay, address, server } => {
                     self.relay_faults.remove(&server);
                     self.relay_labels.insert(relay, server);
-                    self.gatherer.add_relayed(address);
+                    let over_udp = self.relays.transport_of(relay) == Some(&TurnTransport::Udp);
+                    self.gatherer.add_relayed(address, !over_udp);
                     self.drain_gatherer(now);
                     self.permit_all(now);
                 }
@@ -300,7 +313,7 @@ impl Node {
                 RelayOutput::Permitted { .. } => self.is_dirty = true,
                 RelayOutput::Data { relay, peer, mut bytes } => {
                     if let Some(local) = self.relays.address_of(relay) {
-                        self.handle_peers(now, local, peer, &mut bytes);
+                        self.handle_outside(now, local, peer, &mut bytes);
                     }
                 }
             }

@@ -13,6 +13,7 @@ use crate::keys::NodeKey;
 use crate::limits;
 use crate::link::LinkId;
 use crate::signal::Stamp;
+use crate::transit::PeerNumber;
 
 /// One network.
 pub(super) struct Network {
@@ -69,6 +70,7 @@ impl Network {
 /// One peer.
 pub(super) struct Peer {
     pub(super) config: PeerConfig,
+    pub(super) number: PeerNumber,
     pub(super) allowed: Arc<[IpAddr]>,
     /// The link that is up.
     pub(super) current: Option<LinkId>,
@@ -81,8 +83,9 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(config: PeerConfig) -> Self {
+    pub(super) fn new(config: PeerConfig, number: PeerNumber) -> Self {
         Self {
+            number,
             allowed: config.addresses.iter().copied().collect(),
             config,
             current: None,

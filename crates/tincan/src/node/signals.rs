@@ -21,7 +21,7 @@ use crate::session::Role;
 use crate::signal::{Body, LinkSecret, Offer, Signal, Stamp};
 
 /// Who with whom.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Between {
     pub(super) network: NetworkId,
     pub(super) peer: NodeId,
@@ -132,7 +132,7 @@ impl Node {
         if let Some(id) = attempt {
             self.end_link(now, id, false);
         }
-        let config = self.link_config(between, offer.session, offer.secret.clone(), false);
+        let config = self.link_config(between, offer.session, offer.secret.clone(), Some(&offer.members));
         let config = config.ok_or(DropReason::SignalRate)?;
         self.make_link(now, config, |config, cx| {
             let mut link = Link::answer(config, offer, cx);
@@ -150,7 +150,7 @@ impl Node {
         let mut secret = [0; 32];
         self.rng.fill_bytes(&mut secret);
         let session = SessionId(self.rng.next_u64());
-        let config = self.link_config(between, session, LinkSecret::from_bytes(secret), true);
+        let config = self.link_config(between, session, LinkSecret::from_bytes(secret), None);
         let config = config.ok_or(DropReason::LinkFailed)?;
         self.make_link(now, config, Link::offer);
         Ok(())
@@ -179,12 +179,13 @@ impl Node {
         between: Between,
         session: SessionId,
         secret: LinkSecret,
-        is_offerer: bool,
+        offered: Option<&[NodeId]>,
     ) -> Option<LinkConfig> {
         let Between { network, peer } = between;
         let net = self.networks.get(&network)?;
         let (own, mtu) = (net.key.id(), net.config.mtu);
         let slot = self.free_slot()?;
+        let members = self.members_to_name(between, offered.unwrap_or_default());
         let id = LinkId(self.next_link);
         self.next_link += 1;
         Some(LinkConfig {
@@ -195,9 +196,10 @@ impl Node {
             session,
             secret,
             role: if own < peer { Role::Client } else { Role::Server },
-            is_offerer,
+            is_offerer: offered.is_none(),
             policy: self.policy(),
             mtu,
+            members,
         })
     }
 
@@ -277,12 +279,16 @@ impl Node {
                 let data = Blob(data);
                 self.event(Event::PeerMessage(api::link::PeerMessage { network, node, data }));
             }
-            LinkOutput::Pong { ping, rtt, path } => self.on_pong(id, ping, rtt, path),
+            LinkOutput::Pong { ping, rtt } => self.on_pong(id, ping, rtt),
+            LinkOutput::Transit(payload) => self.on_transit(now, id, between, &payload),
+            LinkOutput::Members => self.tell_members_to(now, id),
             LinkOutput::Permit(remote) => self.permit(now, remote),
             LinkOutput::VerifyRelays => self.relays.verify(now),
             LinkOutput::Changed => self.is_dirty = true,
             LinkOutput::Up => self.on_up(now, id, between),
             LinkOutput::PathChanged => {
+                self.note_members(now);
+                self.tell_room(now, id);
                 self.keep_channel(now, id);
                 let path = self.path_state(id);
                 let has_path = path.is_some();
@@ -337,6 +343,8 @@ impl Node {
             self.end_link(now, before, false);
         }
         self.is_dirty = true;
+        self.note_members(now);
+        self.tell_room(now, id);
         self.keep_channel(now, id);
         if let Some(path) = self.path_state(id) {
             self.event(Event::LinkUp { network, node, path });

@@ -74,10 +74,20 @@ impl Node {
         }
     }
 
-    /// A link's path, with the TURN server of ours that it goes through.
+    /// A link's path, with the TURN server of ours or the member that it goes through.
     pub(super) fn path_state(&self, id: LinkId) -> Option<PathState> {
         let link = &self.links.get(&id)?.link;
         let mut path = link.path_state()?;
+        if let Some(way) = link.way() {
+            let (name, local, remote) = self.way_in_words(way)?;
+            let via = Some(name);
+            return Some(PathState {
+                via,
+                local,
+                remote,
+                ..path
+            });
+        }
         path.via = self
             .relays
             .relay_of(path.local)
@@ -147,6 +157,8 @@ fn traffic(shared: &LinkShared) -> Traffic {
         sent_bytes: shared.sent_bytes.load(Ordering::Relaxed),
         received_frames: shared.received_frames.load(Ordering::Relaxed),
         received_bytes: shared.received_bytes.load(Ordering::Relaxed),
+        relayed_frames: shared.relayed_frames.load(Ordering::Relaxed),
+        relayed_bytes: shared.relayed_bytes.load(Ordering::Relaxed),
     }
 }
 

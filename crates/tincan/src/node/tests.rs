@@ -4,6 +4,7 @@ mod hostile;
 mod life;
 mod rekey;
 mod servers;
+mod transit;
 mod world;
 
 use std::time::Duration;

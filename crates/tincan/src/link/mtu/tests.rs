@@ -59,7 +59,15 @@ impl Bench {
 
     fn start(&mut self, is_relayed: bool, is_v6: bool) -> &mut Self {
         let rtt = Some(self.rtt);
-        self.mtu.start(self.now, Way { is_relayed, is_v6, rtt });
+        self.mtu.start(
+            self.now,
+            Way {
+                is_relayed,
+                is_v6,
+                wrapping: 0,
+                rtt,
+            },
+        );
         self.carry();
         self
     }
@@ -157,6 +165,7 @@ fn the_search_finds_what_every_usual_path_carries() {
         let way = Way {
             is_relayed,
             is_v6,
+            wrapping: 0,
             rtt: None,
         };
         let mut bench = Bench::new(top, outer - way.overhead());

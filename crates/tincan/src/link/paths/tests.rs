@@ -11,8 +11,8 @@ fn ends(n: u16) -> Ends {
 
 fn two_paths(now: Instant) -> Paths {
     let mut paths = Paths::new(now, false);
-    paths.add(ends(1), false, None);
-    paths.add(ends(2), true, None);
+    paths.add(ends(1), Rank::Direct, None);
+    paths.add(ends(2), Rank::Turn, None);
     assert!(paths.use_path(now, ends(1)));
     paths
 }
@@ -78,9 +78,17 @@ fn one_way_traffic_keeps_its_path() {
 fn an_unexpected_address_is_checked_before_it_is_used() {
     let start = Instant::now();
     let mut paths = two_paths(start);
-    assert_eq!(paths.on_heard(start, ends(3), false, true), None, "it only searches");
-    assert_eq!(paths.on_heard(start, ends(3), false, false), Some(Purpose::Roam));
-    assert_eq!(paths.on_heard(start, ends(3), false, false), None, "not again at once");
+    assert_eq!(
+        paths.on_heard(start, ends(3), Rank::Direct, true),
+        None,
+        "it only searches"
+    );
+    assert_eq!(paths.on_heard(start, ends(3), Rank::Direct, false), Some(Purpose::Roam));
+    assert_eq!(
+        paths.on_heard(start, ends(3), Rank::Direct, false),
+        None,
+        "not again at once"
+    );
     assert_eq!(paths.current(), Some(ends(1)));
     paths.on_probe_sent(start, 9, ends(3), Purpose::Roam);
     assert!(paths.on_answer(start, 9, ends(3).remote).unwrap().moved);
@@ -120,18 +128,32 @@ fn a_direct_path_that_the_peer_uses_is_asked_while_a_relay_is_used() {
     let start = Instant::now();
     let mut paths = two_paths(start);
     assert!(paths.use_path(start, ends(2)));
-    assert_eq!(paths.on_heard(start, ends(1), false, true), None, "it only searches");
-    assert_eq!(paths.on_heard(start, ends(1), false, false), Some(Purpose::Better));
-    assert_eq!(paths.on_heard(start, ends(1), false, false), None, "asked just now");
+    assert_eq!(
+        paths.on_heard(start, ends(1), Rank::Direct, true),
+        None,
+        "it only searches"
+    );
+    assert_eq!(
+        paths.on_heard(start, ends(1), Rank::Direct, false),
+        Some(Purpose::Better)
+    );
+    assert_eq!(
+        paths.on_heard(start, ends(1), Rank::Direct, false),
+        None,
+        "asked just now"
+    );
 }
 
 #[test]
 fn a_path_to_what_the_peer_names_a_relay_counts_as_relayed() {
     let start = Instant::now();
     let mut paths = two_paths(start);
-    assert!(!paths.mark_relayed(start, ends(2).remote), "known already");
-    assert!(paths.mark_relayed(start, ends(1).remote), "it is the one in use");
-    assert!(paths.last().unwrap().is_relayed);
+    assert!(!paths.mark_relayed(start, ends(2).remote, Rank::Turn), "known already");
+    assert!(
+        paths.mark_relayed(start, ends(1).remote, Rank::Turn),
+        "it is the one in use"
+    );
+    assert_eq!(paths.last().unwrap().rank, Rank::Turn);
 }
 
 #[test]
@@ -147,8 +169,8 @@ fn an_idle_link_is_asked_every_fifteen_seconds() {
 fn a_relay_does_not_replace_a_live_direct_path() {
     let start = Instant::now();
     let mut paths = two_paths(start);
-    assert!(!paths.on_nominated(start, ends(2), true));
-    assert!(paths.on_nominated(start, ends(4), false));
+    assert!(!paths.on_nominated(start, ends(2), Rank::Turn));
+    assert!(paths.on_nominated(start, ends(4), Rank::Direct));
 }
 
 #[test]
@@ -156,7 +178,7 @@ fn tables_are_bounded() {
     let start = Instant::now();
     let mut paths = two_paths(start);
     for n in 0..500 {
-        paths.on_heard(start, ends(n), false, false);
+        paths.on_heard(start, ends(n), Rank::Direct, false);
         paths.on_probe_sent(start, u64::from(n), ends(n), Purpose::Liveness);
     }
     assert!(paths.list.len() <= limits::PATHS && paths.probes.len() <= limits::PROBES);

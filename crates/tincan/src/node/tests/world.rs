@@ -375,6 +375,24 @@ impl World {
         result
     }
 
+    /// The same for the link with a certain peer.
+    pub(super) fn meddle_with<T>(
+        &mut self,
+        (host, peer): (usize, usize),
+        act: impl FnOnce(&mut Link, &mut Cx<'_>) -> T,
+    ) -> T {
+        let (id, now) = (self.hosts[peer].id, self.now);
+        let node = &mut self.hosts[host].node;
+        let link = node
+            .peer_mut(NETWORK, id)
+            .and_then(|peer| peer.current)
+            .expect("a link");
+        let result = node.with_link(now, link, act).expect("a network");
+        node.settle(now);
+        self.drain();
+        result
+    }
+
     fn drain(&mut self) {
         for at in 0..self.hosts.len() {
             let mut has_acted = false;
