@@ -4,6 +4,7 @@
 //! clears. Refuses to know: how IPOP works inside; it sees what a person sees, and what goes over the wires.
 
 mod failure;
+mod member;
 mod namespace;
 mod node;
 pub mod oracle;
@@ -16,6 +17,7 @@ mod wait;
 mod wire;
 
 pub use failure::Failure;
+pub use member::{is_through, joined_by_a_member, relay_nothing};
 pub use namespace::{namespaces_of, remove};
 pub use node::{Created, LINK_WITHIN, Node, Refusal, Role, binary, is_linked};
 pub use rendezvous::{Accounts, Rendezvous};

@@ -163,6 +163,10 @@ fn faults(host: &Host) -> Result<BTreeMap<String, u64>, Failure> {
 
 fn carry_everything(rig: &mut Rig, left_away: &str) -> Result<(), Failure> {
     let (_rendezvous, ann, bob) = pair(rig, left_away)?;
+    carry_everything_between(&ann, &bob)
+}
+
+fn carry_everything_between(ann: &Node, bob: &Node) -> Result<(), Failure> {
     let named = std::env::var("LAB_TRAFFIC_MB")
         .ok()
         .and_then(|text| text.parse::<u64>().ok());
@@ -186,7 +190,7 @@ fn carry_everything(rig: &mut Rig, left_away: &str) -> Result<(), Failure> {
             .join()
             .map_err(|_| Failure::Unexpected("a stream ended early".into()))?;
     }
-    for node in [&ann, &bob] {
+    for node in [ann, bob] {
         assert_eq!(faults(node.host())?, BTreeMap::new(), "of {}", node.host().name());
     }
     Ok(())
@@ -230,4 +234,16 @@ fn nothing_is_wrong_with_one_worker() {
 #[test]
 fn nothing_is_wrong_without_any_help() {
     lab::run(|rig| carry_everything(rig, "vnet,uso,gso,gro,aes,workers"));
+}
+
+#[test]
+fn nothing_is_wrong_with_what_a_member_passes_on() {
+    lab::run(|rig| {
+        let (_rendezvous, [ann, bob, carol]) = lab::joined_by_a_member(rig)?;
+        carry_everything_between(&ann, &bob)?;
+        let through_carol = carol.group()?.peers.into_iter().map(|peer| peer.relayed_bytes);
+        assert!(through_carol.min() > Some(8 << 20), "both ways, and all of it");
+        assert_eq!(faults(carol.host())?, BTreeMap::new());
+        Ok(())
+    });
 }

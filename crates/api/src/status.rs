@@ -84,6 +84,9 @@ pub struct PeerStatus {
     pub sent_bytes: u64,
     /// Inner bytes received from it since the link was made.
     pub received_bytes: u64,
+    /// Bytes of datagrams that other members sent to it through us.
+    #[serde(default)]
+    pub relayed_bytes: u64,
     /// Seconds since something authenticated came from it; none: never since we started.
     pub last_seen_s: Option<u64>,
     /// Frames dropped on its link, by reason.

@@ -226,6 +226,7 @@ impl Group {
             path_mtu: seen.and_then(|s| s.path.as_ref()?.mtu),
             sent_bytes: traffic.sent_bytes,
             received_bytes: traffic.received_bytes,
+            relayed_bytes: traffic.relayed_bytes,
             last_seen_s: seen.and_then(|s| s.last_received_ms).map(|ms| ms / 1000),
             drops: seen.map(|s| s.drops.clone()).unwrap_or_default(),
         }
@@ -336,7 +337,7 @@ fn connection_of(path: &PathState) -> Connection {
                 .unwrap_or_else(|| format!("the peer's relay {}", path.remote)),
         },
         PathKind::Member => Connection::Relay {
-            via: path.via.clone().unwrap_or_else(|| "a member".to_owned()),
+            via: format!("member {}", path.via.as_deref().unwrap_or("of another name")),
         },
     }
 }

@@ -105,7 +105,11 @@ fn connection(peer: &PeerStatus) -> String {
         .map(|rtt| format!(", {}", text::rtt(rtt)))
         .unwrap_or_default();
     let (sent, received) = (text::bytes(peer.sent_bytes), text::bytes(peer.received_bytes));
-    format!("{way}{rtt}, tx {sent} rx {received}, {seen}")
+    let relayed = match peer.relayed_bytes {
+        0 => String::new(),
+        bytes => format!(", for others {}", text::bytes(bytes)),
+    };
+    format!("{way}{rtt}, tx {sent} rx {received}{relayed}, {seen}")
 }
 
 #[cfg(test)]
@@ -127,6 +131,7 @@ mod tests {
             path_mtu: Some(1400),
             sent_bytes: 1200,
             received_bytes: 0,
+            relayed_bytes: 0,
             last_seen_s: Some(4000),
             drops: BTreeMap::new(),
         }
