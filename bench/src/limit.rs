@@ -89,7 +89,7 @@ fn send_all(sockets: &UdpSockets, trains: &mut Trains) {
             bytes,
             segment,
         }),
-        FastPath::Channel { .. } | FastPath::Engine => None,
+        FastPath::Channel { .. } | FastPath::Member(_) | FastPath::Engine => None,
     });
     // What the network does not take is lost, as on any wire.
     sockets.send_trains(all, |_, _| {});

@@ -16,7 +16,10 @@ use rustls::RootCertStore;
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::UnixTime;
 use stun_types::message::Message;
-use tincan::fast::{self, FastPath, HEADROOM, Inbound, Lanes, Outbound, Snapshot, TAILROOM};
+use tincan::fast::slice::Shape;
+use tincan::fast::trains::Trains;
+use tincan::fast::transit::pass_on;
+use tincan::fast::{self, Departed, FastPath, Inbound, Lanes, Snapshot};
 use tincan::gather::IfAddr;
 use tincan::gauge::Gauge;
 use tincan::keys::{DeviceSecret, NodeKey};
@@ -85,6 +88,8 @@ impl Identity {
 const REOPEN_AFTER: Duration = Duration::from_millis(500);
 /// The UDP port of every member, as if it had been configured.
 pub const PORT: u16 = 41_077;
+/// Room for the records of one frame.
+const TRAINS_BYTES: usize = 64 << 10;
 /// More outputs of one input than this are a loop.
 const OUTPUTS_OF_ONE_INPUT: usize = 5000;
 
@@ -105,6 +110,7 @@ pub struct Member {
     node: Node,
     snapshot: Arc<Snapshot>,
     lanes: Lanes,
+    trains: Trains,
     effects: VecDeque<Effect>,
     next_call: u64,
     replies: BTreeMap<CallId, Result<serde_json::Value, api::rpc::ApiError>>,
@@ -148,6 +154,7 @@ impl Member {
             network,
             snapshot: Arc::new(Snapshot::default()),
             lanes: Lanes::new(1).expect("lane 1 exists"),
+            trains: Trains::new(TRAINS_BYTES),
             effects: VecDeque::new(),
             next_call: 0,
             replies: BTreeMap::new(),
@@ -231,6 +238,31 @@ impl Member {
                 self.effects.push_back(Effect::Frame(bytes[range].to_vec()));
                 tell
             }
+            Inbound::PassOn {
+                passing, payload, tell, ..
+            } => {
+                let wake = pass_on(
+                    &self.snapshot,
+                    &mut self.lanes,
+                    passing,
+                    &bytes[payload],
+                    &mut self.trains,
+                    |_| {},
+                );
+                self.send_trains();
+                if let Some(slot) = wake {
+                    self.node.handle_wake(now, slot);
+                }
+                tell
+            }
+            Inbound::Inside {
+                receiver,
+                payload,
+                tell,
+            } => {
+                self.node.handle_inside(now, receiver, &bytes[payload]);
+                tell
+            }
             Inbound::ToEngine => {
                 self.node.handle_udp(now, local, remote, &mut bytes);
                 None
@@ -245,32 +277,38 @@ impl Member {
 
     /// An application sends a frame into the NIC.
     pub fn send_frame(&mut self, now: Instant, frame: &[u8]) {
-        let mut buffer = vec![0; HEADROOM + frame.len() + TAILROOM];
-        buffer[HEADROOM..HEADROOM + frame.len()].copy_from_slice(frame);
-        match fast::outbound(&self.snapshot, &mut self.lanes, self.network, &mut buffer) {
-            Outbound::Sealed {
-                range,
-                path,
-                slot,
-                wake,
-            } => {
-                let to = match path {
-                    FastPath::Direct { source, remote } => Some((source, remote)),
-                    FastPath::Channel { server, .. } => Some((None, server)),
-                    FastPath::Engine => None,
-                };
-                if let Some((source, remote)) = to {
-                    let bytes = buffer[range].to_vec();
-                    self.effects.push_back(Effect::Datagram { source, remote, bytes });
-                }
-                if wake {
-                    self.node.handle_wake(now, slot);
-                }
-            }
-            Outbound::ToEngine => self.node.handle_frame(now, self.network, frame),
-            Outbound::Dropped(_) => {}
+        let whole = (&Shape::default(), frame);
+        let departed = fast::depart(
+            &self.snapshot,
+            &mut self.lanes,
+            self.network,
+            whole,
+            &mut self.trains,
+            |_| {},
+        );
+        self.send_trains();
+        match departed {
+            Departed::Sealed(Some(slot)) => self.node.handle_wake(now, slot),
+            Departed::ToEngine | Departed::FirstToEngine => self.node.handle_frame(now, self.network, frame),
+            Departed::Sealed(None) | Departed::Dropped(_) => {}
         }
         self.settle(now);
+    }
+
+    /// What the fast path sealed leaves, as out of the shipping threads, before the engine hears of it.
+    fn send_trains(&mut self) {
+        for (path, bytes, record) in self.trains.iter() {
+            let (source, remote) = match path {
+                FastPath::Direct { source, remote } => (source, remote),
+                FastPath::Channel { server, .. } => (None, server),
+                FastPath::Member(_) | FastPath::Engine => continue,
+            };
+            for bytes in bytes.chunks(record) {
+                let bytes = bytes.to_vec();
+                self.effects.push_back(Effect::Datagram { source, remote, bytes });
+            }
+        }
+        self.trains.clear();
     }
 
     /// The kernel refused to send a datagram, as it is too large.

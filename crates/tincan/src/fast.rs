@@ -10,12 +10,14 @@
 //! Promises: no allocation (but for a sender's first frame over more links than ever before), lock or log; a worker never needs the engine's answer; what is refused is counted.
 //! Refuses to know: time (the engine samples the counters), sockets, how snapshots come about.
 
+mod arrive;
 pub mod merge;
 pub mod slice;
 mod sum;
 #[cfg(test)]
 mod testing;
 pub mod trains;
+pub mod transit;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -24,13 +26,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use api::{Cidr, NetworkId};
 
-use crate::forward::{DropReason, Drops, is_group};
+use crate::forward::{DropReason, Drops};
 use crate::frame::{Frame, must_pass};
 use crate::limits;
-use crate::record::{HEADER, Header, Lane, OpenKeys, ReceiverIndex, SealKey, TAG};
+use crate::record::{HEADER, Lane, OpenKeys, ReceiverIndex, SealKey, TAG};
 
 use self::slice::{Shape, Slices};
 use self::trains::Trains;
+use self::transit::{Hull, Inside, Name, Neighbour, Passing, begin_record};
+
+pub use self::arrive::{accept, inbound};
 
 /// Bytes of TURN channel data before a record (RFC 8656 section 12.4).
 pub(crate) const CHANNEL: usize = 4;
@@ -83,6 +88,8 @@ pub struct NetTable {
     pub subnets: Vec<Cidr>,
     /// Inner destination to link, sorted; without an entry the engine decides.
     pub routes: Vec<(IpAddr, LinkSlot)>,
+    /// All peers, by what they are called in transit.
+    pub neighbours: Vec<Neighbour>,
     /// Frames dropped that belong to no link.
     pub drops: Arc<Drops>,
 }
@@ -96,6 +103,8 @@ pub struct FastLink {
     pub path: FastPath,
     /// The largest inner frame that the path carries.
     pub frame_max: usize,
+    /// The largest payload: what is in transit may be longer than the NIC's frames.
+    pub payload_max: usize,
     /// The engine cuts larger frames, all of them, as it does not know yet what the path carries.
     pub cuts: bool,
     /// Counters.
@@ -119,6 +128,8 @@ pub enum FastPath {
         /// The channel's number.
         channel: u16,
     },
+    /// In the link with a member.
+    Member(Inside),
     /// Only the engine can send there (TURN over a stream, no channel yet, no path at all).
     Engine,
 }
@@ -136,6 +147,8 @@ pub struct FastReceiver {
     pub net: Arc<NetTable>,
     /// Inner addresses of the sender.
     pub allowed: Arc<[IpAddr]>,
+    /// What the sender is called.
+    pub sender: Name,
     /// Counters.
     pub shared: Arc<LinkShared>,
 }
@@ -247,6 +260,26 @@ pub enum Inbound {
         /// Tell the engine (`Node::handle_opened`): traffic or an epoch began.
         tell: Option<Tell>,
     },
+    /// `transit::pass_on` takes `datagram[payload]`.
+    PassOn {
+        /// The session that it came in.
+        receiver: ReceiverIndex,
+        /// To whom, from whom.
+        passing: Passing,
+        /// Where it lies in the datagram.
+        payload: Range<usize>,
+        /// As above.
+        tell: Option<Tell>,
+    },
+    /// `Node::handle_inside` knows what to do with the transit payload `datagram[payload]`.
+    Inside {
+        /// The session that it came in.
+        receiver: ReceiverIndex,
+        /// Where it lies in the datagram.
+        payload: Range<usize>,
+        /// As above.
+        tell: Option<Tell>,
+    },
     /// `Node::handle_udp` knows what to do with the datagram, which is unchanged.
     ToEngine,
     /// Counted. There may still be something to tell.
@@ -305,7 +338,8 @@ pub fn outbound(snapshot: &Snapshot, lanes: &mut Lanes, network: NetworkId, buff
     let Some(link) = snapshot.link(slot) else {
         return Outbound::ToEngine;
     };
-    let engine_only = link.path == FastPath::Engine && lanes.id != 0;
+    // A worker puts what goes through a member into trains (`depart`).
+    let engine_only = matches!(link.path, FastPath::Engine | FastPath::Member(_)) && lanes.id != 0;
     if engine_only || payload_len(lanes, frame) > link.frame_max {
         return Outbound::ToEngine;
     }
@@ -338,7 +372,7 @@ pub fn seal(link: &FastLink, lanes: &mut Lanes, slot: LinkSlot, buffer: &mut [u8
             buffer[head + 2..start].copy_from_slice(&length.to_be_bytes());
             head..buffer.len()
         }
-        FastPath::Direct { .. } | FastPath::Engine => start..buffer.len(),
+        FastPath::Direct { .. } | FastPath::Member(_) | FastPath::Engine => start..buffer.len(),
     };
     let wake = link.shared.on_sent(1, frame_bytes, frame_bytes);
     Outbound::Sealed {
@@ -403,26 +437,40 @@ pub fn depart(
             Departed::FirstToEngine
         };
     }
+    let hull = match link.path {
+        FastPath::Member(inside) => match Hull::of(snapshot, inside).filter(|hull| hull.carries(longest)) {
+            Some(hull) => Some(hull),
+            None => return Departed::ToEngine,
+        },
+        _ => None,
+    };
+    let path = hull.map_or(link.path, |hull| hull.path());
+    let wrapping = hull.map_or(0, |hull| hull.overhead());
     let (mut frames, mut bytes) = (0, 0);
     while let Some(length) = slices.next_len() {
-        let record = length + overhead(link.path);
+        let record = length + overhead(link.path) + wrapping;
         if !trains.has_room(record) {
             send(trains);
         }
-        let sealed = trains
-            .room(record)
-            .map(|room| seal_slice(link, lanes, slot, &mut slices, room));
+        let sealed = trains.room(record).map(|room| match hull {
+            Some(hull) => hull.seal_slice(link, lanes, slot, &mut slices, room),
+            None => seal_slice(link, lanes, slot, &mut slices, room),
+        });
         if sealed != Some(true) {
             let left = (slices.count() - frames) as u64;
             link.shared.drops.add(DropReason::Exhausted, left);
             return Departed::Dropped(DropReason::Exhausted);
         }
-        trains.take(link.path, record);
+        trains.take(path, record);
         frames += 1;
         bytes += length;
     }
-    let wake = link.shared.on_sent(frames, bytes, longest);
-    Departed::Sealed(wake.then_some(slot))
+    let outer = hull.inspect(|hull| hull.count(frames));
+    // One link is told of at a time; the other one at its next frame.
+    if link.shared.on_sent(frames, bytes, longest) {
+        return Departed::Sealed(Some(slot));
+    }
+    Departed::Sealed(outer.and_then(|hull| hull.wakes()))
 }
 
 /// The link of a frame's destination, where there is one.
@@ -445,105 +493,10 @@ fn overhead(path: FastPath) -> usize {
 }
 
 fn seal_slice(link: &FastLink, lanes: &mut Lanes, slot: LinkSlot, slices: &mut Slices<'_>, room: &mut [u8]) -> bool {
-    let record = match link.path {
-        FastPath::Channel { channel, .. } => {
-            let (head, record) = room.split_at_mut(CHANNEL);
-            let length = u16::try_from(record.len()).unwrap_or(u16::MAX);
-            head[..2].copy_from_slice(&channel.to_be_bytes());
-            head[2..].copy_from_slice(&length.to_be_bytes());
-            record
-        }
-        FastPath::Direct { .. } | FastPath::Engine => room,
-    };
+    let record = begin_record(link.path, room);
     let end = record.len() - TAG;
     slices.write(&mut record[HEADER..end]);
     link.sealer.seal(lanes.lane(slot), record).is_ok()
-}
-
-/// Opens a datagram that came from `remote` where it lies.
-pub fn inbound(snapshot: &Snapshot, remote: SocketAddr, datagram: &mut [u8]) -> Inbound {
-    let (start, path) = match unwrap_channel(snapshot, remote, datagram) {
-        Some(unwrapped) => unwrapped,
-        None => return Inbound::ToEngine,
-    };
-    let Ok(header) = Header::parse(&datagram[start..]) else {
-        return Inbound::ToEngine;
-    };
-    if header.lane == 0 {
-        return Inbound::ToEngine;
-    }
-    let Some(receiver) = snapshot.receiver(header.receiver) else {
-        snapshot.drops.count(DropReason::UnknownReceiver);
-        return Inbound::Dropped(DropReason::UnknownReceiver, None);
-    };
-    if !is_expected(receiver.expected, path) {
-        return Inbound::ToEngine;
-    }
-    let opened = match receiver.keys.open(&mut datagram[start..]) {
-        Ok(opened) => opened,
-        Err(reason) => {
-            receiver.shared.drops.count(reason.into());
-            return Inbound::Dropped(reason.into(), None);
-        }
-    };
-    receiver.shared.opened.fetch_add(1, Ordering::Relaxed);
-    let tell = (receiver.shared.wants_waking() || opened.first_of_epoch).then_some(Tell {
-        receiver: header.receiver,
-        epoch: opened.epoch,
-    });
-    if let Err(reason) = accept(receiver, opened.payload) {
-        return Inbound::Dropped(reason, tell);
-    }
-    Inbound::Frame {
-        network: receiver.net.network,
-        range: start + HEADER..datagram.len() - TAG,
-        tell,
-    }
-}
-
-/// Whether a frame that a session's sender sealed may go to the NIC; counts it either way.
-pub fn accept(receiver: &FastReceiver, frame: &[u8]) -> Result<(), DropReason> {
-    let verdict = judge(receiver, frame);
-    match verdict {
-        Ok(()) => receiver.shared.on_received(frame.len()),
-        Err(reason) => receiver.shared.drops.count(reason),
-    }
-    verdict
-}
-
-fn judge(receiver: &FastReceiver, frame: &[u8]) -> Result<(), DropReason> {
-    let parsed = Frame::parse(frame).map_err(|_| DropReason::Malformed)?;
-    if !receiver.allowed.contains(&parsed.source) {
-        return Err(DropReason::Source);
-    }
-    let net = &receiver.net;
-    if !net.own.contains(&parsed.destination) && !is_group(parsed.destination, &net.subnets) {
-        return Err(DropReason::Destination);
-    }
-    Ok(())
-}
-
-/// Where the record begins, and the path it came by.
-fn unwrap_channel(snapshot: &Snapshot, remote: SocketAddr, datagram: &[u8]) -> Option<(usize, FastPath)> {
-    if snapshot.servers.binary_search(&remote).is_err() {
-        return Some((0, FastPath::Direct { source: None, remote }));
-    }
-    let [c0, c1, l0, l1, inner @ ..] = datagram else {
-        return None;
-    };
-    let channel = u16::from_be_bytes([*c0, *c1]);
-    let length = usize::from(u16::from_be_bytes([*l0, *l1]));
-    // RFC 8656 section 12: channels are 0x4000 to 0x4FFF; over UDP there need be no padding, but may be.
-    let is_channel = (0x4000..=0x4fff).contains(&channel);
-    let server = remote;
-    (is_channel && length == inner.len()).then_some((CHANNEL, FastPath::Channel { server, channel }))
-}
-
-fn is_expected(expected: FastPath, came_by: FastPath) -> bool {
-    match (expected, came_by) {
-        (FastPath::Direct { remote: a, .. }, FastPath::Direct { remote: b, .. }) => a == b,
-        (a, b) => a == b,
-    }
 }
 
 fn dropped(drops: &Drops, reason: DropReason) -> Outbound {

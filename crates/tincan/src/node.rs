@@ -34,6 +34,7 @@ use rand_chacha::ChaCha12Rng;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use crate::fast::transit::Name;
 use crate::fast::{FastLink, FastPath, FastReceiver, Lanes, LinkSlot, NetTable, Snapshot};
 use crate::forward::{Drops, Rate};
 use crate::gather::Gatherer;
@@ -46,6 +47,7 @@ use crate::transit::{PeerNumber, is_reserved};
 use crate::turn::{RelayId, Relays, StreamId, StreamOutput, TlsTrust};
 use peers::Network;
 use signals::Between;
+use transit::name;
 
 pub use crate::gather::IfAddr;
 
@@ -465,10 +467,10 @@ impl Node {
             for (node, peer) in &network.peers {
                 let ids = [peer.current, peer.attempt];
                 let entries = ids.into_iter().flatten().filter_map(|id| self.links.get(&id));
+                let sender = name(*node, peer);
                 for entry in entries {
-                    self.publish_receivers(&mut snapshot, &entry.link, &table, &peer.allowed);
+                    self.publish_receivers(&mut snapshot, &entry.link, &table, (&peer.allowed, sender));
                 }
-                let _ = node;
             }
             snapshot.networks.push(table);
         }
@@ -496,11 +498,18 @@ impl Node {
             own: network.own(),
             subnets: network.config.addresses.clone(),
             routes,
+            neighbours: self.neighbours(network),
             drops: network.drops.clone(),
         }
     }
 
-    fn publish_receivers(&self, snapshot: &mut Snapshot, link: &Link, net: &Arc<NetTable>, allowed: &Arc<[IpAddr]>) {
+    fn publish_receivers(
+        &self,
+        snapshot: &mut Snapshot,
+        link: &Link,
+        net: &Arc<NetTable>,
+        (allowed, sender): (&Arc<[IpAddr]>, Name),
+    ) {
         let expected = self.fast_path(link).unwrap_or(FastPath::Engine);
         for (index, keys) in link.receivers() {
             snapshot.receivers.push(FastReceiver {
@@ -509,6 +518,7 @@ impl Node {
                 expected,
                 net: net.clone(),
                 allowed: allowed.clone(),
+                sender,
                 shared: link.shared.clone(),
             });
         }
@@ -520,6 +530,7 @@ impl Node {
             sealer: link.up()?.session().sealer(),
             path: self.fast_path(link)?,
             frame_max: link.frame_max(),
+            payload_max: link.payload_max(),
             cuts: link.cuts(),
             shared: link.shared.clone(),
         })
@@ -529,7 +540,8 @@ impl Node {
     fn fast_path(&self, link: &Link) -> Option<FastPath> {
         let ends = link.paths().current()?;
         if is_reserved(ends.remote.ip()) {
-            return Some(FastPath::Engine);
+            let inside = link.way().and_then(|way| self.inside(way));
+            return Some(inside.map_or(FastPath::Engine, FastPath::Member));
         }
         let Some(relay) = self.relays.relay_of(ends.local) else {
             let source = Some(ends.local.ip()).filter(|ip| !ip.is_unspecified());

@@ -35,10 +35,11 @@ pub struct ShortId([u8; SHORT]);
 
 impl ShortId {
     /// Of a node.
-    pub fn of(node: NodeId) -> Self {
-        let mut short = [0; SHORT];
-        short.copy_from_slice(&node.0[..SHORT]);
-        Self(short)
+    pub const fn of(node: NodeId) -> Self {
+        match node.0.first_chunk() {
+            Some(short) => Self(*short),
+            None => unreachable!(),
+        }
     }
 
     /// The first of all ids that begin so.

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 
-use api::NetworkId;
+use api::{NetworkId, NodeId};
+use tincan::fast::transit::{Name, Neighbour};
 use tincan::fast::{
     self, FastLink, FastPath, FastReceiver, HEADROOM, Inbound, Lanes, LinkShared, LinkSlot, NetTable, Outbound,
     Snapshot, TAILROOM,
@@ -12,6 +13,7 @@ use tincan::frame::{Frame, too_big, unreachable};
 use tincan::limits;
 use tincan::record::{Cipher, DropReason, HEADER, Header, LANES, Lane, OVERHEAD, ReceiverIndex};
 use tincan::session::{Role, Session, SessionKeys};
+use tincan::transit::{PeerNumber, ShortId, is_transit};
 
 use crate::script::START;
 
@@ -86,6 +88,8 @@ pub(crate) fn inbound(bytes: &[u8]) {
             assert_eq!(frame.source, ip("10.1.0.2"), "only the sender's own addresses");
         }
         Inbound::Dropped(..) => {}
+        Inbound::Inside { payload, .. } => assert!(is_transit(&datagram[payload])),
+        Inbound::PassOn { .. } => panic!("there is nobody else"),
         Inbound::ToEngine => panic!("a record on a worker's lane is for the worker"),
     }
 }
@@ -120,6 +124,12 @@ pub(crate) fn outbound(bytes: &[u8]) {
     fast::outbound(&end.snapshot, &mut lanes, NETWORK, &mut no_room);
 }
 
+/// What the only peer is called.
+const SENDER: Name = Name {
+    short: ShortId::of(NodeId([1; 32])),
+    number: PeerNumber(1),
+};
+
 const ANN: &str = "192.0.2.1:1000";
 const BOB: &str = "192.0.2.2:2000";
 
@@ -141,18 +151,23 @@ fn end(role: Role, path: Option<FastPath>) -> End {
         own: vec![own],
         subnets: vec!["10.1.0.0/16".parse().expect("a subnet")],
         routes: vec![(peer, slot())],
+        neighbours: vec![Neighbour {
+            name: SENDER,
+            slot: Some(slot()),
+        }],
         drops: Arc::default(),
     });
     let link = FastLink {
         sealer: session.sealer(),
         path,
         frame_max: FRAME_MAX,
+        payload_max: FRAME_MAX,
         cuts: false,
         shared: shared.clone(),
     };
     let servers = match path {
         FastPath::Channel { server, .. } => vec![server],
-        FastPath::Direct { .. } | FastPath::Engine => Vec::new(),
+        FastPath::Direct { .. } | FastPath::Member(_) | FastPath::Engine => Vec::new(),
     };
     let receiver = FastReceiver {
         index: session.own_index(),
@@ -160,6 +175,7 @@ fn end(role: Role, path: Option<FastPath>) -> End {
         expected: path,
         net: net.clone(),
         allowed: Arc::from([peer]),
+        sender: SENDER,
         shared,
     };
     let snapshot = Snapshot {

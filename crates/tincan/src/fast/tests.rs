@@ -7,8 +7,15 @@ use super::*;
 use crate::frame::tests::frame;
 use crate::record::Cipher;
 use crate::session::{Role, Session, SessionKeys};
+use crate::transit::{PeerNumber, ShortId};
 
 const NETWORK: NetworkId = NetworkId([9; 32]);
+
+/// What the peer is called, where nobody asks.
+const NOBODY: Name = Name {
+    short: ShortId::of(api::NodeId([0; 32])),
+    number: PeerNumber(1),
+};
 
 struct End {
     snapshot: Snapshot,
@@ -27,6 +34,7 @@ fn end(own: &str, peer: &str, session: &Session, path: FastPath) -> End {
         own: vec![own.parse().unwrap()],
         subnets: vec!["10.1.0.0/16".parse().unwrap()],
         routes: vec![(peer.parse().unwrap(), slot)],
+        neighbours: Vec::new(),
         drops: Arc::default(),
     });
     let mut links = vec![None; 3];
@@ -34,6 +42,7 @@ fn end(own: &str, peer: &str, session: &Session, path: FastPath) -> End {
         sealer: session.sealer(),
         path,
         frame_max: 1400,
+        payload_max: 1400,
         cuts: false,
         shared: shared.clone(),
     }));
@@ -50,6 +59,7 @@ fn end(own: &str, peer: &str, session: &Session, path: FastPath) -> End {
             expected: path,
             net,
             allowed: Arc::from([peer.parse().unwrap()]),
+            sender: NOBODY,
             shared: shared.clone(),
         }],
         servers,

@@ -109,7 +109,8 @@ impl Link {
         } else {
             return Err(DropReason::TooBig);
         }
-        if self.shared.on_carried(1) {
+        self.shared.on_carried(1);
+        if self.shared.wants_waking() {
             self.watch(cx);
         }
         Ok(())

@@ -34,6 +34,20 @@ impl Node {
                 self.out.push_back(Output::Frame { network, bytes });
                 self.on_tell(now, tell);
             }
+            Inbound::PassOn {
+                receiver,
+                payload,
+                tell,
+                ..
+            }
+            | Inbound::Inside {
+                receiver,
+                payload,
+                tell,
+            } => {
+                self.on_inside(now, receiver, &bytes[payload]);
+                self.on_tell(now, tell);
+            }
             Inbound::Dropped(_, tell) => self.on_tell(now, tell),
             Inbound::ToEngine => self.handle_rest(now, local, remote, bytes),
         }
@@ -109,7 +123,7 @@ impl Node {
         };
         let towards = |link| match self.fast_path(link)? {
             FastPath::Direct { remote: to, .. } => (to == remote).then_some(false),
-            FastPath::Channel { .. } | FastPath::Engine => by_relay(link),
+            FastPath::Channel { .. } | FastPath::Member(_) | FastPath::Engine => by_relay(link),
         };
         let links = self.links.iter();
         links

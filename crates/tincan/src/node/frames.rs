@@ -55,7 +55,7 @@ impl Node {
                 remote: server,
                 bytes,
             }),
-            FastPath::Engine => {
+            FastPath::Member(_) | FastPath::Engine => {
                 let id = self.slots.get(slot.get()).copied().flatten();
                 let entry = id.and_then(|id| self.links.get(&id));
                 if let Some(ends) = entry.and_then(|entry| entry.link.paths().current()) {

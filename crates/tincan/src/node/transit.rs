@@ -5,16 +5,35 @@
 //! Refuses to know: what is in them; that is sealed for somebody else.
 
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use api::NodeId;
+
 use super::Node;
+use super::peers::{Network, Peer};
 use super::signals::Between;
+use crate::fast::transit::{Inside, Name, Neighbour};
 use crate::forward::DropReason;
 use crate::link::LinkId;
+use crate::record::ReceiverIndex;
 use crate::transit::{self, HERE, ShortId, Transit, Way};
 
 impl Node {
+    /// A worker opened a transit payload that it leaves to us (`fast::Inbound::Inside`).
+    pub fn handle_inside(&mut self, now: Instant, receiver: ReceiverIndex, payload: &[u8]) {
+        self.on_inside(now, receiver, payload);
+        self.settle(now);
+    }
+
+    pub(super) fn on_inside(&mut self, now: Instant, receiver: ReceiverIndex, payload: &[u8]) {
+        if let Some(id) = self.indices.find(receiver)
+            && let Some(config) = self.links.get(&id).map(|entry| &entry.link.config)
+        {
+            let (network, peer) = (config.network, config.peer);
+            self.on_transit(now, id, Between { network, peer }, payload);
+        }
+    }
+
     /// A link's peer sealed a transit payload for us.
     pub(super) fn on_transit(&mut self, now: Instant, id: LinkId, sender: Between, payload: &[u8]) {
         let verdict = match Transit::parse(payload) {
@@ -110,6 +129,28 @@ impl Node {
         self.with_link(now, id, |link, cx| link.on_room(cx, room));
     }
 
+    /// A way as workers see it; none where the link with the member does not carry it.
+    pub(super) fn inside(&self, way: Way) -> Option<Inside> {
+        let member = self.numbers.get(&way.member)?;
+        let to = self.numbers.get(&way.peer)?;
+        let peer = self.networks.get(&member.network)?.peers.get(&member.peer)?;
+        let outer = self.link_up(peer).filter(|outer| outer.carries())?.config.slot;
+        let to = ShortId::of(to.peer);
+        Some(Inside { outer, to, way })
+    }
+
+    /// All peers of a network, for transit.
+    pub(super) fn neighbours(&self, network: &Network) -> Vec<Neighbour> {
+        let neighbour = |(node, peer): (&NodeId, &Peer)| {
+            let link = self.link_up(peer).filter(|link| link.carries());
+            Neighbour {
+                name: name(*node, peer),
+                slot: link.map(|link| link.config.slot),
+            }
+        };
+        network.peers.iter().map(neighbour).collect()
+    }
+
     /// The name of a way's member, and where datagrams for it really go.
     pub(super) fn way_in_words(&self, way: Way) -> Option<(String, SocketAddr, SocketAddr)> {
         let member = self.numbers.get(&way.member)?;
@@ -120,16 +161,9 @@ impl Node {
     }
 }
 
-impl crate::fast::LinkShared {
-    /// Datagrams of other links left inside this one. True: tell the engine that traffic began.
-    pub(crate) fn on_carried(&self, datagrams: usize) -> bool {
-        self.carried.fetch_add(datagrams as u64, Ordering::Relaxed);
-        self.wants_waking()
-    }
-
-    /// Some of them were others'.
-    pub(crate) fn on_passed_on(&self, datagrams: usize, bytes: usize) {
-        self.relayed_frames.fetch_add(datagrams as u64, Ordering::Relaxed);
-        self.relayed_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+pub(super) fn name(node: NodeId, peer: &Peer) -> Name {
+    Name {
+        short: ShortId::of(node),
+        number: peer.number,
     }
 }

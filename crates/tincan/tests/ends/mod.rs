@@ -4,13 +4,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use api::{Cidr, NetworkId};
+use api::{Cidr, NetworkId, NodeId};
+use tincan::fast::transit::Name;
 use tincan::fast::{
     FastLink, FastPath, FastReceiver, HEADROOM, Lanes, LinkShared, LinkSlot, NetTable, Outbound, Snapshot, TAILROOM,
     outbound,
 };
 use tincan::record::{Cipher, ReceiverIndex};
 use tincan::session::{Role, Session, SessionKeys};
+use tincan::transit::{PeerNumber, ShortId};
 
 pub(crate) const NETWORK: NetworkId = NetworkId([9; 32]);
 
@@ -85,6 +87,7 @@ fn snapshot(own: u8, peer: u8, sessions: Vec<Session>) -> Snapshot {
         own: vec![inner(own, 0).into()],
         subnets: vec![Cidr::new(inner(own, 0).into(), 16).expect("a subnet")],
         routes,
+        neighbours: Vec::new(),
         drops: Arc::default(),
     });
     let (mut links, mut receivers) = (Vec::new(), Vec::new());
@@ -98,6 +101,7 @@ fn snapshot(own: u8, peer: u8, sessions: Vec<Session>) -> Snapshot {
             sealer: session.sealer(),
             path,
             frame_max: 9000,
+            payload_max: 9000,
             cuts: false,
             shared: shared.clone(),
         }));
@@ -107,6 +111,10 @@ fn snapshot(own: u8, peer: u8, sessions: Vec<Session>) -> Snapshot {
             expected: path,
             net: net.clone(),
             allowed: Arc::from([address(n)]),
+            sender: Name {
+                short: ShortId::of(NodeId([peer; 32])),
+                number: PeerNumber(1),
+            },
             shared,
         });
     }

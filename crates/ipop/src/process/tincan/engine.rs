@@ -96,6 +96,7 @@ impl Engine {
                 remote,
                 mut bytes,
             } => self.node.handle_udp(now, local, remote, &mut bytes),
+            Wake::Inside(receiver, payload) => self.node.handle_inside(now, receiver, &payload),
             Wake::Frame(network, bytes) => self.node.handle_frame(now, network, &bytes),
             Wake::Traffic(slot) => self.node.handle_wake(now, slot),
             Wake::Opened(tell) => self.node.handle_opened(now, tell),

@@ -27,6 +27,7 @@ use ::api::NetworkId;
 use anyhow::Context;
 use os::{Signal, Signals, UdpSockets, Watcher};
 use tincan::fast::{LinkSlot, Tell};
+use tincan::record::ReceiverIndex;
 use tincan::turn::StreamId;
 
 use self::abilities::Without;
@@ -49,6 +50,8 @@ pub(crate) enum Wake {
         remote: SocketAddr,
         bytes: Vec<u8>,
     },
+    /// A transit payload that a worker opened and the fast path does not settle.
+    Inside(ReceiverIndex, Vec<u8>),
     /// A frame that the fast path does not settle.
     Frame(NetworkId, Vec<u8>),
     /// Traffic began on a link that the engine does not watch.

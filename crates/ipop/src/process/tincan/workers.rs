@@ -149,7 +149,7 @@ impl Shared {
             let (source, remote) = match path {
                 FastPath::Direct { source, remote } => (source, remote),
                 FastPath::Channel { server, .. } => (None, server),
-                FastPath::Engine => return None,
+                FastPath::Member(_) | FastPath::Engine => return None,
             };
             Some(Train {
                 source,

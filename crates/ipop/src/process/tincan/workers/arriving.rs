@@ -1,4 +1,5 @@
-//! In: datagrams are opened where they lie, the frames in them joined, and given to the NICs.
+//! In: datagrams are opened where they lie, the frames in them joined, and given to the NICs. What others sent each other through us
+//! is sealed on and leaves with what departs.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -7,8 +8,9 @@ use api::NetworkId;
 use os::{Batch, Cut, Family, Nic, PartialChecksum, VnetHeader};
 use tincan::fast::merge::{FRAMES, Joined, Merger, Takes};
 use tincan::fast::slice::Kind;
-use tincan::fast::{self, Inbound, Snapshot};
+use tincan::fast::{self, Inbound, Lanes, Snapshot};
 
+use super::departing::Departing;
 use super::{NicQueues, Shared, Wake};
 
 /// Frames are given to the NIC when so many bytes wait: none may become larger.
@@ -32,13 +34,13 @@ impl Arriving {
         }
     }
 
-    /// Takes what one system call brings.
+    /// Takes what one system call brings; what is to be passed on may wait in `departing`.
     pub(super) fn take_turn(
         &mut self,
         shared: &Shared,
-        snapshot: &Snapshot,
-        nics: &[NicQueues],
+        (snapshot, nics): (&Snapshot, &[NicQueues]),
         (family, shard): (Family, usize),
+        (departing, lanes): (&mut Departing, &mut Lanes),
     ) -> std::io::Result<()> {
         if !shared.sockets.try_recv(family, shard, &mut self.batch)? {
             return Ok(());
@@ -49,6 +51,8 @@ impl Arriving {
             snapshot,
             nics,
             merger: &mut self.merger,
+            departing,
+            lanes,
         };
         for number in 0.. {
             let Some(part) = self.batch.part(number) else { break };
@@ -69,6 +73,8 @@ struct Round<'a> {
     snapshot: &'a Snapshot,
     nics: &'a [NicQueues],
     merger: &'a mut Merger,
+    departing: &'a mut Departing,
+    lanes: &'a mut Lanes,
 }
 
 impl Round<'_> {
@@ -77,6 +83,23 @@ impl Round<'_> {
         let tell = match fast::inbound(self.snapshot, remote, &mut memory[datagram.clone()]) {
             Inbound::Frame { network, range, tell } => {
                 self.hold(memory, network, start + range.start..start + range.end);
+                tell
+            }
+            Inbound::PassOn {
+                passing, payload, tell, ..
+            } => {
+                let payload = &memory[start + payload.start..start + payload.end];
+                self.departing
+                    .pass_on(self.shared, self.snapshot, self.lanes, passing, payload);
+                tell
+            }
+            Inbound::Inside {
+                receiver,
+                payload,
+                tell,
+            } => {
+                let payload = memory[start + payload.start..start + payload.end].to_vec();
+                self.shared.tell_engine(Wake::Inside(receiver, payload));
                 tell
             }
             Inbound::ToEngine => {

@@ -4,6 +4,7 @@ use api::NetworkId;
 use os::{Cut, Nic, VNET_HEADER, VnetHeader};
 use tincan::fast::slice::{Kind, Partial, Shape};
 use tincan::fast::trains::Trains;
+use tincan::fast::transit::{self, Passing};
 use tincan::fast::{self, Departed, Lanes, Snapshot};
 
 use super::{Shared, Wake};
@@ -85,6 +86,25 @@ impl Departing {
             Departed::Sealed(None) | Departed::Dropped(_) => {}
             Departed::FirstToEngine => shared.give_engine(network, &shape, frame, 1),
             Departed::ToEngine => shared.give_engine(network, &shape, frame, usize::MAX),
+        }
+        if self.trains.bytes() >= SEND_AT {
+            self.send(shared);
+        }
+    }
+
+    /// Seals what one peer sent another through us; sends when much waits.
+    pub(super) fn pass_on(
+        &mut self,
+        shared: &Shared,
+        snapshot: &Snapshot,
+        lanes: &mut Lanes,
+        passing: Passing,
+        payload: &[u8],
+    ) {
+        let trains = &mut self.trains;
+        let began = transit::pass_on(snapshot, lanes, passing, payload, trains, |trains| shared.send(trains));
+        if let Some(slot) = began {
+            shared.tell_engine(Wake::Traffic(slot));
         }
         if self.trains.bytes() >= SEND_AT {
             self.send(shared);

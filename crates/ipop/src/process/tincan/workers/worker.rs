@@ -111,8 +111,9 @@ impl Worker {
             }
             Some(Source::Socket(family, shard)) => {
                 let socket = (*family, *shard);
-                self.arriving
-                    .take_turn(&self.shared, self.snapshot.look(), self.nics.look(), socket)
+                let tables = (self.snapshot.look(), self.nics.look().as_slice());
+                let onward = (&mut self.departing, &mut self.lanes[queue_of(*shard)]);
+                self.arriving.take_turn(&self.shared, tables, socket, onward)
             }
             Some(Source::Waker) => {
                 self.watch_nics();
@@ -189,6 +190,12 @@ fn lanes(worker: usize) -> Option<Vec<Lanes>> {
     (first..first + QUEUES)
         .map(|lane| Lanes::new(u8::try_from(lane).ok()?))
         .collect()
+}
+
+/// Which of its worker's queues a socket goes with, and so whose lane seals what came there and is passed on. To the one for
+/// all that is no record nothing comes that could be.
+fn queue_of(shard: usize) -> usize {
+    shard.saturating_sub(1) % QUEUES
 }
 
 /// The sockets of a worker: the first has the one for all that is no record.
