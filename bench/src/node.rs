@@ -59,10 +59,11 @@ pub(crate) struct Node {
     host: Host,
 }
 
-/// A group of two.
+/// A group of two, or of three where one is between.
 pub(crate) struct Pair {
     /// The joiner, then the founder.
     pub(crate) nodes: [Node; 2],
+    member: Option<Node>,
     rendezvous: Rendezvous,
 }
 
@@ -71,6 +72,7 @@ pub(crate) struct Pair {
 pub(crate) enum Reach {
     Direct,
     Relay,
+    Member,
 }
 
 /// What a pair is to be like.
@@ -94,6 +96,17 @@ impl Wish {
 impl Pair {
     /// Both ends, with the rendezvous on a host, linked as wished.
     pub(crate) fn start(ipop: &Path, server: &Host, hosts: &[Host; 2], wish: Wish) -> anyhow::Result<Self> {
+        Self::start_with(ipop, server, hosts, None, wish)
+    }
+
+    /// The same with a third member.
+    pub(crate) fn start_with(
+        ipop: &Path,
+        server: &Host,
+        hosts: &[Host; 2],
+        third: Option<&Host>,
+        wish: Wish,
+    ) -> anyhow::Result<Self> {
         let rendezvous = Rendezvous::start(ipop, server)?;
         let mtu = wish.mtu.map(|mtu| ["--mtu".to_owned(), mtu.to_string()]);
         let mtu: Vec<&str> = mtu.iter().flatten().map(String::as_str).collect();
@@ -101,16 +114,25 @@ impl Pair {
         founder.create_with(&rendezvous, &mtu)?;
         let joiner = Node::start_without(ipop, &hosts[0], wish.without)?;
         join_with(ipop, &hosts[0], &founder.invite(1)?, &mtu)?;
+        let member = third.map(|host| Node::start_without(ipop, host, wish.without));
+        let member = member.transpose()?;
+        if let Some(member) = &member {
+            member.join(&founder.invite(1)?)?;
+        }
         let pair = Self {
             nodes: [joiner, founder],
+            member,
             rendezvous,
         };
+        let far = hosts[1].name();
         until("the two are linked as they should be", LINKED_WITHIN, || {
             let group = pair.nodes[0].group().map_err(|error| format!("{error:#}"))?;
-            let connection = group.peers.first().map(|peer| peer.connection.clone());
+            let peer = group.peers.iter().find(|peer| peer.name == far);
+            let connection = peer.map(|peer| peer.connection.clone());
             match (&connection, wish.reach) {
                 (Some(Connection::Direct { .. }), Reach::Direct) => Ok(()),
                 (Some(Connection::Relay { .. }), Reach::Relay) => Ok(()),
+                (Some(Connection::Relay { via }), Reach::Member) if via.starts_with("member ") => Ok(()),
                 _ => Err(format!("{connection:?}")),
             }
         })?;
@@ -131,7 +153,9 @@ impl Pair {
     /// What must live as long as the link is used.
     pub(crate) fn into_processes(self) -> Vec<Process> {
         let [joiner, founder] = self.nodes;
-        vec![self.rendezvous.process, founder.daemon, joiner.daemon]
+        let member = self.member.map(|member| member.daemon);
+        let ends = [self.rendezvous.process, founder.daemon, joiner.daemon];
+        ends.into_iter().chain(member).collect()
     }
 }
 

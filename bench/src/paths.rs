@@ -32,6 +32,8 @@ enum Between {
     Ipv6,
     /// NATs that only a relay joins.
     Relay,
+    /// NATs that only a third member joins: an ordinary node, in public.
+    Member,
     /// A wire that loses so many of a thousand datagrams each way.
     Lossy(u16),
     /// A wire of this MTU, and the NIC's MTU where it is not the usual one.
@@ -80,6 +82,10 @@ const PATHS: &[Path] = &[
         has_bare: false,
         ..Path::new("TURN", Between::Relay, &["ipop, through TURN"])
     },
+    Path {
+        has_bare: false,
+        ..Path::new("member", Between::Member, &["ipop, through a member"])
+    },
     Path::new("0.1 % lost", Between::Lossy(1), &["ipop, 0.1 % lost"]),
     Path::new("1 % lost", Between::Lossy(10), &["ipop, 1 % lost"]),
     Path::new("1280 bytes", Between::Sized(1280, None), &["ipop, 1280 bytes"]),
@@ -111,9 +117,6 @@ pub(crate) fn measure(settings: &Settings, report: &mut Report) -> anyhow::Resul
         }
     }
     report.rows.extend(against_bare(&comparison));
-    report
-        .rows
-        .push(Row::none("ipop, through a member", "not supported yet"));
     report.comparisons.push(comparison);
     Ok(())
 }
@@ -159,13 +162,20 @@ impl Path {
         let prepared = match self.between {
             Between::Lossy(per_mille) => lose(&hosts, per_mille),
             Between::Sized(mtu, _) => hosts.iter().try_for_each(|host| set_mtu(host, mtu)),
-            Between::Wire | Between::Ipv6 | Between::Relay => Ok(()),
+            Between::Wire | Between::Ipv6 | Between::Relay | Between::Member => Ok(()),
         };
         prepared.context("cannot prepare the path")?;
         if self.has_bare {
             ways.push(Way::wire(bare_name(self.name), &hosts));
         }
-        let pair = Pair::start(&settings.ipop, &server, &hosts, self.wish())?;
+        let member = match self.between {
+            Between::Member => {
+                lab::relay_nothing(&server)?;
+                Some(rig.host(&format!("member{number}"), Site::Public)?)
+            }
+            _ => None,
+        };
+        let pair = Pair::start_with(&settings.ipop, &server, &hosts, member.as_ref(), self.wish())?;
         let daemons = pair.daemons()?;
         for (name, target) in self.ipop.iter().zip(pair.targets()?) {
             ways.push(Way::over(*name, &hosts, target, &daemons));
@@ -183,6 +193,10 @@ impl Path {
                 reach: Reach::Relay,
                 ..usual
             },
+            Between::Member => Wish {
+                reach: Reach::Member,
+                ..usual
+            },
             Between::Sized(_, mtu) => Wish { mtu, ..usual },
             Between::Wire | Between::Ipv6 | Between::Lossy(_) => usual,
         }
@@ -193,7 +207,7 @@ impl Path {
         let name = |what: &str| format!("{what}{number}");
         let [near, far] = [name("near"), name("far")];
         let hosts = match self.between {
-            Between::Relay => {
+            Between::Relay | Between::Member => {
                 let server = rig.host(&name("server"), Site::Server)?;
                 let near = rig.host(&near, Site::Symmetric)?;
                 return Ok([server, near, rig.host(&far, Site::Symmetric)?]);

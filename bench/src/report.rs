@@ -53,17 +53,6 @@ impl Row {
         }
     }
 
-    /// What cannot be measured, and why: no fault.
-    pub(crate) fn none(what: impl Into<String>, why: &str) -> Self {
-        Self {
-            what: what.into(),
-            figures: why.into(),
-            aim: String::new(),
-            unit: "",
-            samples: Samples::default(),
-        }
-    }
-
     /// One value.
     pub(crate) fn one(what: impl Into<String>, value: f64, unit: &'static str, aim: &str) -> Self {
         let figures = format!("{value:.2} {unit}");
