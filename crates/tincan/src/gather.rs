@@ -354,6 +354,8 @@ impl Gatherer {
             }
         }
         for (place, Relayed { address, over_stream }) in self.relayed.iter().copied().enumerate() {
+            let is_foreign = Self::default_base(&hosts, address.is_ipv4()).is_none();
+            let place = if is_foreign { place + FOREIGN_RELAY } else { place };
             let preference = preference(place, address);
             if self.policy.check(address).is_err() {
                 continue;
@@ -434,6 +436,10 @@ impl Gatherer {
         self.refresh_candidates();
     }
 }
+
+/// Places behind others of a relayed address of a family that this host lacks: a peer that has this family alone is worth it,
+/// any other would answer from a relay of its own, and the path would lead over two.
+const FOREIGN_RELAY: usize = 1000;
 
 /// Local preference (RFC 8421): by place, IPv6 before IPv4.
 fn preference(place: usize, address: SocketAddr) -> u16 {

@@ -93,6 +93,8 @@ pub(crate) enum LinkOutput {
     Permit(SocketAddr),
     /// Paths fell silent: are the relays alive?
     VerifyRelays,
+    /// The path in use deserves a channel, if it goes through a relay.
+    Channel,
     /// Keys, path or phase changed: publish.
     Changed,
     /// Frames can flow.
@@ -470,7 +472,7 @@ impl Link {
                     self.send_offer();
                 }
             }
-            Phase::Securing(making) => making.handle_timeout(cx.now),
+            Phase::Securing(making) => self.out.extend(making.handle_timeout(cx.now)),
             Phase::Up(_) => self.up_timeout(cx),
             Phase::Checking | Phase::Closed => {}
         }

@@ -129,16 +129,21 @@ fn a_path_over_ipv6_shrinks_too() {
     }
 }
 
-/// Not through a relay: before a channel is bound, a handshake is too much for a path of 1280 bytes.
 #[test]
 fn a_path_that_was_narrow_from_the_start_is_found_to_be() {
-    for seed in seeds(20) {
-        let mut world = pair_by(seed, Verdict::Direct).start();
-        world.set_mtu("ann", 1280);
-        world.settle();
-        world.run(s(4));
-        assert!(is_narrow(mtus(&mut world), Verdict::Direct), "{seed:?}");
-        assert!(world.told("ann").is_empty() && world.told("bob").is_empty());
+    for (path, count) in [(Verdict::Direct, 20), (Verdict::Relay, 40)] {
+        for seed in seeds(count) {
+            for narrow in [&["ann"][..], &["bob"], &["ann", "bob"]] {
+                let mut world = pair_by(seed, path).start();
+                narrow.iter().for_each(|name| world.set_mtu(name, 1280));
+                world.settle();
+                world.expect_flow(s(2));
+                world.run(s(4));
+                let found = mtus(&mut world);
+                assert!(is_narrow(found, path), "{seed:?}: {narrow:?}: {found:?}");
+                assert!(world.told("ann").is_empty() && world.told("bob").is_empty());
+            }
+        }
     }
 }
 

@@ -189,6 +189,23 @@ fn another_network_drops_what_was_seen_from_the_old_one_and_asks_anew() {
 }
 
 #[test]
+fn a_relay_of_a_family_that_the_host_lacks_comes_last() {
+    let now = Instant::now();
+    let mut gatherer = gatherer(now, &[address("10.0.0.2", true)]);
+    for relayed in ["[2001:db8::9]:50000", "198.51.100.9:50000"] {
+        gatherer.add_relayed(at(relayed), false);
+    }
+    let mut relayed: Vec<_> = gatherer
+        .candidates()
+        .iter()
+        .filter(|c| c.kind == CandidateKind::Relayed)
+        .collect();
+    relayed.sort_by_key(|candidate| std::cmp::Reverse(candidate.priority));
+    let relayed: Vec<_> = relayed.iter().map(|candidate| candidate.address).collect();
+    assert_eq!(relayed, [at("198.51.100.9:50000"), at("[2001:db8::9]:50000")]);
+}
+
+#[test]
 fn port_mappings_and_relays_come_and_go() {
     let now = Instant::now();
     let mut gatherer = gatherer(now, &[address("10.0.0.2", true)]);

@@ -16,6 +16,10 @@ use crate::session::{Session, SessionKeys};
 
 /// What QUIC takes for the round trip until it has measured.
 const RTT_GUESS: Duration = Duration::from_millis(50);
+/// A handshake that takes longer may be one whose datagrams do not fit: in a TURN channel they are 32 bytes shorter than in
+/// indications, and pass where an outer path carries 1280 bytes. At once would be too soon, while paths still change: at
+/// servers with two families only the first one has channels.
+const CHANNEL_AFTER: Duration = Duration::from_millis(500);
 
 /// One handshake and what has come of it.
 pub(super) struct Making {
@@ -23,6 +27,7 @@ pub(super) struct Making {
     pub(super) handshake: Handshake,
     pub(super) index: ReceiverIndex,
     pub(super) session: Option<Session>,
+    channel_at: Instant,
 }
 
 /// How it goes on.
@@ -51,6 +56,7 @@ impl Making {
             handshake,
             index,
             session: None,
+            channel_at: cx.now + CHANNEL_AFTER,
         })
     }
 
@@ -89,12 +95,18 @@ impl Making {
         ours
     }
 
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Option<LinkOutput> {
         self.handshake.handle_timeout(now);
+        let takes_long = now >= self.channel_at;
+        takes_long.then(|| {
+            self.channel_at = now + CHANNEL_AFTER;
+            LinkOutput::Channel
+        })
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.handshake.poll_timeout()
+        let handshake = self.handshake.poll_timeout();
+        Some(handshake.map_or(self.channel_at, |at| at.min(self.channel_at)))
     }
 
     pub(super) fn close(&mut self, now: Instant) {

@@ -184,7 +184,7 @@ impl Up {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let mut all = vec![self.session.poll_timeout(), self.main.poll_timeout(), self.sample.next];
         all.push(self.old.as_ref().and_then(|old| old.handshake.poll_timeout()));
-        all.push(self.fresh.as_ref().and_then(|fresh| fresh.poll_timeout()));
+        all.push(self.fresh.as_ref().and_then(|fresh| fresh.handshake.poll_timeout()));
         all.extend(self.previous.as_ref().map(|(_, until)| Some(*until)));
         all.into_iter().flatten().min()
     }

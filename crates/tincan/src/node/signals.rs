@@ -284,6 +284,7 @@ impl Node {
             LinkOutput::Members => self.tell_members_to(now, id),
             LinkOutput::Permit(remote) => self.permit(now, remote),
             LinkOutput::VerifyRelays => self.relays.verify(now),
+            LinkOutput::Channel => self.keep_channel(now, id),
             LinkOutput::Changed => self.is_dirty = true,
             LinkOutput::Up => self.on_up(now, id, between),
             LinkOutput::PathChanged => {

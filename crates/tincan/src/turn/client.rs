@@ -272,12 +272,15 @@ impl Client {
             return;
         }
         self.used_channels.insert(peer, now);
-        if self.channels.contains_key(&peer) {
+        // Asked again before the answer is there, the client takes another number, which the server refuses.
+        if known || self.channels.contains_key(&peer) {
             return;
         }
         let at = self.to_turn(now);
-        if let Some(api) = &mut self.api {
-            let _ = api.bind_channel(TransportType::Udp, peer, at);
+        if let Some(api) = &mut self.api
+            && api.bind_channel(TransportType::Udp, peer, at).is_err()
+        {
+            self.used_channels.remove(&peer);
         }
         self.pump(now);
     }
