@@ -11,24 +11,38 @@ use crate::process::{Memory, cpu_of_all};
 use crate::report::{Comparison, Metric, Report, Row};
 use crate::settings::Settings;
 
-const ROUNDS: usize = 3;
+/// How often each way is measured, in turns.
+pub(crate) const ROUNDS: usize = 3;
 const PINGS: usize = 300;
 /// Pings go out every 5 ms: as many as fit into a span under load.
 const PINGS_PER_SECOND: usize = 200;
 /// Idle is looked at for as many spans.
 const IDLE_SPANS: u32 = 3;
 
-/// Columns of the table, in order.
-pub(crate) const METRICS: &[Metric] = &[
+/// What [`one_stream`] adds.
+pub(crate) const STREAM: [Metric; 3] = [
     Metric::more("TCP 1 stream", "Gbit/s", 2),
     Metric::less("CPU", "s/GB both", 2),
     Metric::less("sent again", "segments/GB", 0),
+];
+
+/// What [`pings`] adds.
+pub(crate) const PING: [Metric; 2] = [
+    Metric::less("ping", "us p50", 0),
+    Metric::less("ping, p99", "us", 0).at(99),
+];
+
+/// Columns of the table, in order.
+const METRICS: &[Metric] = &[
+    STREAM[0],
+    STREAM[1],
+    STREAM[2],
     Metric::more("TCP 4 streams", "Gbit/s", 2),
     Metric::less("ping under it", "ms p50", 2),
     Metric::less("ping under it, p99", "ms", 2).at(99),
     Metric::more("TCP req/resp", "1000/s", 1),
-    Metric::less("ping", "us p50", 0),
-    Metric::less("ping, p99", "us", 0).at(99),
+    PING[0],
+    PING[1],
     Metric::more("UDP 64 B", "1000/s", 0),
     Metric::more("UDP 64 B, both ways", "1000/s", 0),
     Metric::more("UDP 1200 B flows", "Gbit/s", 2),
@@ -107,13 +121,8 @@ fn idle(ways: &[Way], settings: &Settings, comparison: &mut Comparison) -> anyho
 fn loads(way: &Way, settings: &Settings, comparison: &mut Comparison) -> anyhow::Result<()> {
     let (hosts, target, span) = (&way.hosts, way.target, settings.span());
     one_stream(way, settings, comparison)?;
+    pings(way, settings, comparison)?;
     let mut add = |metric, value| comparison.add(&way.name, metric, value);
-
-    let pings = load::round_trips(&hosts[0], target, settings.rounds(PINGS, 100)).context("ping")?;
-    for ms in pings {
-        add("ping", ms * 1000.0);
-        add("ping, p99", ms * 1000.0);
-    }
     let count = PINGS_PER_SECOND * span.as_secs() as usize;
     let (carried, pings) =
         load::streams(hosts, target, 4, || load::round_trips(&hosts[0], target, count)).context("four TCP streams")?;
@@ -132,6 +141,16 @@ fn loads(way: &Way, settings: &Settings, comparison: &mut Comparison) -> anyhow:
     add("UDP 64 B, both ways", flood(Direction::Both)? / 1e3);
     let flows = load::flows(hosts, target, each).context("datagrams sent together")?;
     add("UDP 1200 B flows", flows);
+    Ok(())
+}
+
+/// Round trips while nothing else is going on.
+pub(crate) fn pings(way: &Way, settings: &Settings, comparison: &mut Comparison) -> anyhow::Result<()> {
+    let pings = load::round_trips(&way.hosts[0], way.target, settings.rounds(PINGS, 100)).context("ping")?;
+    for ms in pings {
+        comparison.add(&way.name, "ping", ms * 1000.0);
+        comparison.add(&way.name, "ping, p99", ms * 1000.0);
+    }
     Ok(())
 }
 

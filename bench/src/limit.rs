@@ -8,12 +8,16 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use os::{Batch, Cut, Family, Nic, NicConfig, NicKind, PartialChecksum, Prefix, Train, UdpConfig, UdpSockets};
+use os::{Batch, Family, Nic, NicConfig, NicKind, Prefix, Train, UdpConfig, UdpSockets};
 use os::{VNET_HEADER, VnetHeader};
 use tincan::fast::FastPath;
-use tincan::fast::merge::{Joined, Merger, Takes};
-use tincan::fast::slice::{Kind, Partial, Shape, Slices};
+use tincan::fast::merge::{Merger, Takes};
+use tincan::fast::slice::Slices;
 use tincan::fast::trains::Trains;
+
+#[path = "../../crates/ipop/src/process/tincan/workers/vnet.rs"]
+mod vnet;
+use vnet::{header, shape};
 
 /// The word on the command line that makes this program nothing else.
 pub(crate) const COMMAND: &str = "limit";
@@ -133,39 +137,4 @@ fn give(nic: &Nic, merger: &mut Merger, memory: &mut [u8]) {
         // A NIC that is full drops, as a wire does.
         let _ = nic.send_pieces(&header(joined), pieces);
     });
-}
-
-fn shape(header: &VnetHeader) -> Shape {
-    Shape {
-        kind: match header.cut {
-            Cut::Whole => Kind::Whole,
-            Cut::TcpV4 { .. } | Cut::TcpV6 { .. } => Kind::Tcp,
-            Cut::Udp => Kind::Udp,
-        },
-        segment: header.segment_size,
-        partial: header.checksum.map(|partial| Partial {
-            start: partial.start,
-            offset: partial.offset,
-        }),
-    }
-}
-
-fn header(joined: &Joined) -> VnetHeader {
-    let shape = joined.shape();
-    let is_v6 = shape.partial.is_some_and(|partial| partial.start == 40);
-    VnetHeader {
-        checksum: shape.partial.map(|partial| PartialChecksum {
-            start: partial.start,
-            offset: partial.offset,
-        }),
-        cut: match shape.kind {
-            Kind::Whole => Cut::Whole,
-            Kind::Tcp if is_v6 => Cut::TcpV6 { ecn: false },
-            Kind::Tcp => Cut::TcpV4 { ecn: false },
-            Kind::Udp => Cut::Udp,
-        },
-        header_length: joined.header_bytes,
-        segment_size: shape.segment,
-        checksum_known_good: false,
-    }
 }

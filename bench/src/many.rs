@@ -8,9 +8,8 @@ use anyhow::Context;
 use api::Cidr;
 use lab::{Host, Rig};
 
-use crate::compare::one_stream;
+use crate::compare::{PING, ROUNDS, STREAM, one_stream, pings};
 use crate::crowd::OUTSIDE;
-use crate::load;
 use crate::peer::Way;
 use crate::process::{Memory, cpu_of_all};
 use crate::report::{Comparison, Metric, Report, Row};
@@ -19,19 +18,17 @@ use crate::switchboard::Switchboard;
 
 const OTHERS: usize = 1000;
 const TALKING: usize = 100;
-const ROUNDS: usize = 3;
-const PINGS: usize = 200;
 /// Idle is looked at for as many spans.
 const IDLE_SPANS: u32 = 2;
 /// Between talk and rest.
 const SETTLE: Duration = Duration::from_millis(500);
 
 const METRICS: &[Metric] = &[
-    Metric::more("TCP 1 stream", "Gbit/s", 2),
-    Metric::less("CPU", "s/GB both", 2),
-    Metric::less("sent again", "segments/GB", 0),
-    Metric::less("ping", "us p50", 0),
-    Metric::less("ping, p99", "us", 0).at(99),
+    STREAM[0],
+    STREAM[1],
+    STREAM[2],
+    PING[0],
+    PING[1],
     Metric::less("CPU besides", "% of a core", 2),
     Metric::less("memory", "MB", 1),
 ];
@@ -150,11 +147,7 @@ fn loads(
         "nobody of the crowd is answered"
     );
     comparison.add(&way.name, "CPU besides", share);
-    let pings = load::round_trips(&way.hosts[0], way.target, settings.rounds(PINGS, 100)).context("ping")?;
-    for ms in pings {
-        comparison.add(&way.name, "ping", ms * 1000.0);
-        comparison.add(&way.name, "ping, p99", ms * 1000.0);
-    }
+    pings(way, settings, comparison)?;
     one_stream(way, settings, comparison)?;
     comparison.add(&way.name, "memory", Memory::of(one.hub)?.resident as f64 / 1e6);
     // What the crowd and the nodes say to each other meanwhile.

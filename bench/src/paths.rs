@@ -3,25 +3,16 @@
 use anyhow::Context;
 use lab::{Host, Rig, Site};
 
-use crate::compare::one_stream;
-use crate::load;
+use crate::compare::{PING, ROUNDS, STREAM, one_stream, pings};
 use crate::node::{Pair, Reach, Wish};
 use crate::peer::Way;
 use crate::report::{Comparison, Metric, Report, Row};
 use crate::settings::Settings;
 
-const ROUNDS: usize = 3;
-const PINGS: usize = 200;
 /// The record, and IPv6 and UDP around it, on a path of 9000 bytes.
 const JUMBO: u16 = 9000 - 100;
 
-const METRICS: &[Metric] = &[
-    Metric::more("TCP 1 stream", "Gbit/s", 2),
-    Metric::less("CPU", "s/GB both", 2),
-    Metric::less("sent again", "segments/GB", 0),
-    Metric::less("ping", "us p50", 0),
-    Metric::less("ping, p99", "us", 0).at(99),
-];
+const METRICS: &[Metric] = &[STREAM[0], STREAM[1], STREAM[2], PING[0], PING[1]];
 
 /// What lies between the two ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,11 +113,7 @@ pub(crate) fn measure(settings: &Settings, report: &mut Report) -> anyhow::Resul
 }
 
 fn loads(way: &Way, settings: &Settings, comparison: &mut Comparison) -> anyhow::Result<()> {
-    let pings = load::round_trips(&way.hosts[0], way.target, settings.rounds(PINGS, 100)).context("ping")?;
-    for ms in pings {
-        comparison.add(&way.name, "ping", ms * 1000.0);
-        comparison.add(&way.name, "ping, p99", ms * 1000.0);
-    }
+    pings(way, settings, comparison)?;
     one_stream(way, settings, comparison)
 }
 

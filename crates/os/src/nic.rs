@@ -1,7 +1,7 @@
 //! Network interfaces of our own (TUN and TAP).
 //!
-//! A NIC vanishes with its last descriptor, also after `kill -9`. Nothing blocks: a `Poller` waits. Addresses and routes are set in the network namespace that the NIC was
-//! created in, whichever thread asks.
+//! A NIC vanishes with its last descriptor, also after `kill -9`. Nothing blocks: a `Poller` waits. Addresses and
+//! routes are set in the network namespace that the NIC was created in, whichever thread asks.
 
 mod config;
 mod device;

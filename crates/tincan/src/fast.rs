@@ -7,8 +7,9 @@
 //! in place, 4 the frame inside must come from an address of its sender and be for us or for all, 5 the shell gives it
 //! to the NIC. Control records, unexpected addresses, STUN and handshakes go to the engine.
 //!
-//! Promises: no allocation (but for a sender's first frame over more links than ever before), lock or log; a worker never needs the engine's answer; what is refused is counted.
-//! Refuses to know: time (the engine samples the counters), sockets, how snapshots come about.
+//! Promises: no allocation (but for a sender's first frame over more links than ever before), lock or log; a worker
+//! never needs the engine's answer; what is refused is counted. Refuses to know: time (the engine samples the
+//! counters), sockets, how snapshots come about.
 
 mod arrive;
 pub mod merge;

@@ -1,8 +1,9 @@
 //! XMPP client: one adapter for one network.
 //!
-//! Promises: after `Start` it logs in, enters the room and stays there over every loss until `Stop`; a server that
-//! is not reached, or is silent while it should speak, is told of within five seconds of each try; whatever a server sends, memory stays bounded and nothing panics; nothing but
-//! "start TLS" is ever sent in clear. Refuses to know: what cards and bytes mean, who is a member.
+//! Promises: after `Start` it logs in, enters the room and stays there over every loss until `Stop`; a server that is
+//! not reached, or is silent while it should speak, is told of within five seconds of each try; whatever a server
+//! sends, memory stays bounded and nothing panics; nothing but "start TLS" is ever sent in clear. Refuses to know:
+//! what cards and bytes mean, who is a member.
 //!
 //! Built on `rxml` directly: our stanzas are few, and `tokio-xmpp` would bring 70 more crates (a DNS resolver, caches,
 //! date and Unicode tables) into the process that is to live in 8 MB.

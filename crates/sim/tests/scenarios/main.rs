@@ -79,6 +79,14 @@ fn pair_by(seed: Seed, path: Verdict) -> World {
     world.node("bob").behind(bob).wire(clean(&mut rng))
 }
 
+/// Ann and bob, each behind such a wire, settled.
+fn pair_over(seed: Seed, wire: Wire) -> World {
+    let world = world(seed).node("ann").wire(wire).node("bob").wire(wire);
+    let mut world = world.start();
+    world.settle();
+    world
+}
+
 /// Panics if a link of the node went down so far.
 fn expect_no_link_down(world: &World, names: &[&str]) {
     for name in names {

@@ -220,14 +220,7 @@ fn what_the_kernel_refuses_is_taken_at_once_on_direct_and_relayed_paths() {
 #[test]
 fn losses_leave_the_size_as_it_is() {
     for seed in seeds(10) {
-        let lossy = Wire::delay(15).losing(0.01);
-        let mut world = super::world(seed)
-            .node("ann")
-            .wire(lossy)
-            .node("bob")
-            .wire(lossy)
-            .start();
-        world.settle();
+        let mut world = pair_over(seed, Wire::delay(15).losing(0.01));
         stream(&mut world, 1400, s(120));
         assert_eq!(mtus(&mut world), [Some(1400); 2], "{seed:?}");
         assert!(world.told("ann").is_empty() && world.told("bob").is_empty(), "{seed:?}");

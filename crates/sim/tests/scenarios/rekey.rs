@@ -58,8 +58,7 @@ fn frames_that_were_overtaken_by_a_change_of_keys_are_still_opened() {
             held: ms(200),
             ..Wire::delay(20)
         };
-        let mut world = super::world(seed).node("ann").wire(held).node("bob").wire(held).start();
-        world.settle();
+        let mut world = pair_over(seed, held);
         let sent = world.talk(s(35 * 60), ms(250));
         world.run(s(2));
         world.expect_arrived(&sent);

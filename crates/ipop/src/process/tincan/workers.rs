@@ -8,6 +8,7 @@
 mod arriving;
 mod departing;
 mod patience;
+mod vnet;
 mod worker;
 
 use std::num::NonZero;

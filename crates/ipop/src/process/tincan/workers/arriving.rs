@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use api::NetworkId;
-use os::{Batch, Cut, Family, Nic, PartialChecksum, VnetHeader};
-use tincan::fast::merge::{FRAMES, Joined, Merger, Takes};
-use tincan::fast::slice::Kind;
+use os::{Batch, Family, Nic};
+use tincan::fast::merge::{FRAMES, Merger, Takes};
 use tincan::fast::{self, Inbound, Lanes, Snapshot};
 
 use super::departing::Departing;
+use super::vnet::header;
 use super::{NicQueues, Shared, Wake};
 
 /// Frames are given to the NIC when so many bytes wait: none may become larger.
@@ -140,26 +140,6 @@ impl Round<'_> {
                 let _ = nic.send_pieces(&header(joined), pieces);
             }
         });
-    }
-}
-
-fn header(joined: &Joined) -> VnetHeader {
-    let shape = joined.shape();
-    let is_v6 = shape.partial.is_some_and(|partial| partial.start == 40);
-    VnetHeader {
-        checksum: shape.partial.map(|partial| PartialChecksum {
-            start: partial.start,
-            offset: partial.offset,
-        }),
-        cut: match shape.kind {
-            Kind::Whole => Cut::Whole,
-            Kind::Tcp if is_v6 => Cut::TcpV6 { ecn: false },
-            Kind::Tcp => Cut::TcpV4 { ecn: false },
-            Kind::Udp => Cut::Udp,
-        },
-        header_length: joined.header_bytes,
-        segment_size: shape.segment,
-        checksum_known_good: false,
     }
 }
 

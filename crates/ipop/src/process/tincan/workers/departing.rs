@@ -1,12 +1,13 @@
 //! Out: frames that a NIC hands over are cut, sealed side by side, and sent.
 
 use api::NetworkId;
-use os::{Cut, Nic, VNET_HEADER, VnetHeader};
-use tincan::fast::slice::{Kind, Partial, Shape};
+use os::{Nic, VNET_HEADER, VnetHeader};
+use tincan::fast::slice::Shape;
 use tincan::fast::trains::Trains;
 use tincan::fast::transit::{self, Passing};
 use tincan::fast::{self, Departed, Lanes, Snapshot};
 
+use super::vnet::shape;
 use super::{Shared, Wake};
 
 /// The largest frame that a NIC can hand over: IPv6 header and what its length field can say.
@@ -119,21 +120,6 @@ impl Departing {
         shared.send(&mut self.trains);
         // What the device refused once it is not asked again.
         self.trains.set_records_max(shared.records_max());
-    }
-}
-
-fn shape(header: &VnetHeader) -> Shape {
-    Shape {
-        kind: match header.cut {
-            Cut::Whole => Kind::Whole,
-            Cut::TcpV4 { .. } | Cut::TcpV6 { .. } => Kind::Tcp,
-            Cut::Udp => Kind::Udp,
-        },
-        segment: header.segment_size,
-        partial: header.checksum.map(|partial| Partial {
-            start: partial.start,
-            offset: partial.offset,
-        }),
     }
 }
 
