@@ -101,8 +101,8 @@ pub const CANDIDATES: usize = ICE_LOCAL_CANDIDATES;
 pub const FRAME: usize = 9000;
 /// Smallest NIC MTU: IPv6 demands it (RFC 8200 section 5).
 pub const MTU_MIN: u16 = 1280;
-/// Frames up to this pass over every path of 1280 bytes, whatever carries it; larger ones are watched.
-pub const FRAME_SURE: usize = 1200;
+/// Frames up to this pass over every path of 1280 bytes, whatever carries it and through whom; larger ones are watched.
+pub const FRAME_SURE: usize = 1159;
 /// Size probes of one link that may still be answered: four full volleys.
 pub const SIZE_PROBES: usize = 32;
 /// Parts of one frame: the longest over the smallest path is 19.

@@ -5,8 +5,11 @@ mod ends;
 
 use allocation_counter::measure;
 use ends::{Ends, buffer, outside};
-use tincan::fast::{Inbound, inbound};
+use tincan::fast::trains::Trains;
+use tincan::fast::transit::pass_on;
+use tincan::fast::{self, HEADROOM, Inbound, Lanes, LinkSlot, Outbound, TAILROOM, inbound};
 use tincan::record::Cipher;
+use tincan::transit::onward;
 
 const FRAMES: usize = 1000;
 
@@ -37,6 +40,46 @@ fn frames_take_no_memory_either_way() {
             let opening = measure(|| buffers[1..].iter_mut().for_each(&mut open));
             assert_eq!(opening.count_total, 0, "{length} bytes in: {opening:?}");
         }
+    }
+}
+
+#[test]
+fn passing_on_takes_no_memory() {
+    for length in [64, 1400] {
+        let mut ends = Ends::new(Cipher::Aes256Gcm, 100);
+        let (mut trains, mut lanes) = (Trains::new(1 << 16), Lanes::new(2).expect("lane 2 exists"));
+        let link = ends.ann.links[0].as_ref().expect("the link to bob");
+        let datagrams: Vec<Vec<u8>> = (0..=FRAMES)
+            .map(|_| {
+                let mut payload = onward(ends::name(1).short).to_vec();
+                payload.resize(length, 0x81);
+                let mut room = [&[0; HEADROOM][..], &payload, &[0; TAILROOM]].concat();
+                let sealed = fast::seal(link, &mut ends.lanes, LinkSlot::new(0).expect("the first"), &mut room);
+                match sealed {
+                    Outbound::Sealed { range, .. } => room[range].to_vec(),
+                    other => panic!("{other:?}"),
+                }
+            })
+            .collect();
+        let mut datagrams = datagrams.into_iter();
+        let mut pass = |datagram: &mut Vec<u8>| {
+            let Inbound::PassOn { passing, payload, .. } = inbound(&ends.bob, outside(1), datagram) else {
+                panic!("it is for somebody else");
+            };
+            pass_on(
+                &ends.bob,
+                &mut lanes,
+                passing,
+                &datagram[payload],
+                &mut trains,
+                Trains::clear,
+            );
+        };
+        // The first makes a replay window, and room for its link.
+        pass(&mut datagrams.next().expect("one more than are counted"));
+        let mut others: Vec<Vec<u8>> = datagrams.collect();
+        let passing = measure(|| others.iter_mut().for_each(&mut pass));
+        assert_eq!(passing.count_total, 0, "{length} bytes: {passing:?}");
     }
 }
 

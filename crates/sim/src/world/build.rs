@@ -156,7 +156,7 @@ impl World {
             80..93 => 4,
             _ => 5,
         };
-        world.has_turn = rng.random_bool(0.95);
+        world.has_turn = rng.random_bool(0.8);
         let delay = Duration::from_millis(rng.random_range(5..200));
         world.rendezvous.set_delay(delay);
         let far = Wire::delay(rng.random_range(0..40));

@@ -21,7 +21,8 @@ use crate::limits;
 
 /// What an outer MTU of 1280 bytes (RFC 8200 section 5) leaves of a frame on the most costly way: IPv6 40, UDP 8,
 /// channel data 4, record 28. RFC 8899 section 5.1.2 calls it BASE_PLPMTU.
-pub(crate) const BASE: usize = limits::FRAME_SURE;
+const BASE: usize = 1200;
+const _: () = assert!(limits::FRAME_SURE == BASE - crate::transit::OVERHEAD);
 /// Used before anything is known: right on nearly every path, and nothing is lost where it is not (see `Hope`).
 const USUAL: usize = 1400;
 /// Less is not looked for: an outer MTU of about 576 bytes, the least that IPv4 knows (MIN_PLPMTU).
@@ -110,6 +111,8 @@ pub(crate) struct Mtu {
     /// The NIC's MTU: nothing larger is ever wanted.
     top: usize,
     overhead: usize,
+    /// What passes nearly everywhere: `BASE`, less on a way through a member.
+    base: usize,
     size: usize,
     /// The largest size known to pass.
     low: usize,
@@ -139,6 +142,7 @@ impl Mtu {
         Self {
             top,
             overhead: 0,
+            base: BASE,
             size: top.min(USUAL),
             low: FLOOR,
             high: top + 1,
@@ -190,6 +194,7 @@ impl Mtu {
         let next_token = self.next_token;
         *self = Self {
             overhead: way.overhead(),
+            base: BASE - way.wrapping,
             rest_until: Some(if way.is_relayed { now + RELAY_FIRST } else { now }),
             budget: BUDGET,
             rtt: way.rtt.unwrap_or(RTT),
@@ -291,7 +296,7 @@ impl Mtu {
                 self.high = self.top + 1;
                 self.search(now);
             }
-            Aim::Watch { .. } if large && self.size > BASE => self.send(now, vec![self.size]),
+            Aim::Watch { .. } if large && self.size > self.base => self.send(now, vec![self.size]),
             Aim::Watch { .. } => {}
         }
     }
@@ -322,7 +327,7 @@ impl Mtu {
             Aim::Hope => {
                 // It costs little to cut for a round trip what may be too large.
                 if self.low < self.size {
-                    self.set_size(BASE.min(self.size));
+                    self.set_size(self.base.min(self.size));
                 }
                 self.search(now);
             }
@@ -339,9 +344,9 @@ impl Mtu {
 
     /// Of the present round these were missed; it was sent so often.
     fn on_missed(&mut self, now: Instant, tries: u32, missed: Vec<usize>) {
-        let (above, base): (Vec<usize>, Vec<usize>) = missed.into_iter().partition(|size| *size > BASE);
-        // That less than `BASE` passes is so unlikely that it is asked twice as often.
-        let is_base_new = self.high > BASE;
+        let (above, base): (Vec<usize>, Vec<usize>) = missed.into_iter().partition(|size| *size > self.base);
+        // That less than the base passes is so unlikely that it is asked twice as often.
+        let is_base_new = self.high > self.base;
         let is_base_alone = is_base_new && above.is_empty();
         let is_over = tries >= if is_base_alone { 2 * TRIES } else { TRIES };
         self.round = [above, base].concat();
@@ -351,7 +356,7 @@ impl Mtu {
             return;
         }
         self.round.retain(|size| {
-            let stays = *size <= BASE && is_base_new && tries < 2 * TRIES;
+            let stays = *size <= self.base && is_base_new && tries < 2 * TRIES;
             if !stays {
                 self.high = self.high.min(*size);
             }
@@ -369,7 +374,7 @@ impl Mtu {
     fn fall(&mut self, now: Instant, high: usize) {
         self.low = FLOOR;
         self.high = high;
-        let base = if BASE < high { BASE } else { FLOOR };
+        let base = if self.base < high { self.base } else { FLOOR };
         self.set_size(self.size.min(base));
         self.is_settled = false;
         self.raise_after = RAISE_FIRST;
@@ -386,7 +391,7 @@ impl Mtu {
 
     /// The next round between what passes and what does not, if they are not close enough.
     fn search(&mut self, now: Instant) {
-        self.round = round(self.low, self.high, self.top, self.overhead);
+        self.round = round(self.low, self.high, (self.base, self.top), self.overhead);
         if self.round.is_empty() {
             return self.settle(now);
         }
@@ -459,10 +464,10 @@ impl Mtu {
 }
 
 /// What to try between a size that passes and one that does not, the largest first; nothing where they are close.
-fn round(low: usize, high: usize, top: usize, overhead: usize) -> Vec<usize> {
+fn round(low: usize, high: usize, (base, top): (usize, usize), overhead: usize) -> Vec<usize> {
     let usual = OUTER.iter().filter_map(|outer| outer.checked_sub(overhead));
     let mut sizes: Vec<usize> = usual
-        .chain([BASE, USUAL, top])
+        .chain([base, USUAL, top])
         .filter(|size| low < *size && *size < high && *size <= top)
         .collect();
     sizes.sort_unstable_by(|a, b| b.cmp(a));

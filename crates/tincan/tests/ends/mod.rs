@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use api::{Cidr, NetworkId, NodeId};
-use tincan::fast::transit::Name;
+use tincan::fast::transit::{Name, Neighbour};
 use tincan::fast::{
     FastLink, FastPath, FastReceiver, HEADROOM, Lanes, LinkShared, LinkSlot, NetTable, Outbound, Snapshot, TAILROOM,
     outbound,
@@ -40,6 +40,17 @@ impl Ends {
             Outbound::Sealed { range, .. } => range,
             other => panic!("{other:?}"),
         }
+    }
+}
+
+/// What the peer of the n-th link is called, at either end.
+pub(crate) fn name(n: usize) -> Name {
+    let number = u32::try_from(n).expect("few enough");
+    let mut id = [0; 32];
+    id[..4].copy_from_slice(&number.to_be_bytes());
+    Name {
+        short: ShortId::of(NodeId(id)),
+        number: PeerNumber(number + 1),
     }
 }
 
@@ -87,7 +98,12 @@ fn snapshot(own: u8, peer: u8, sessions: Vec<Session>) -> Snapshot {
         own: vec![inner(own, 0).into()],
         subnets: vec![Cidr::new(inner(own, 0).into(), 16).expect("a subnet")],
         routes,
-        neighbours: Vec::new(),
+        neighbours: (0..sessions.len())
+            .map(|n| Neighbour {
+                name: name(n),
+                slot: Some(slot(n)),
+            })
+            .collect(),
         drops: Arc::default(),
     });
     let (mut links, mut receivers) = (Vec::new(), Vec::new());
@@ -111,10 +127,7 @@ fn snapshot(own: u8, peer: u8, sessions: Vec<Session>) -> Snapshot {
             expected: path,
             net: net.clone(),
             allowed: Arc::from([address(n)]),
-            sender: Name {
-                short: ShortId::of(NodeId([peer; 32])),
-                number: PeerNumber(1),
-            },
+            sender: name(n),
             shared,
         });
     }
