@@ -266,7 +266,7 @@ pub fn is_too_big(_: &io::Error) -> bool {
 }
 
 /// Not supported.
-pub fn allow_fragments(_: impl AsFd) -> io::Result<()> {
+pub fn allow_fragments(_: impl AsFd, _: bool) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

@@ -412,21 +412,24 @@ fn port_error(port: u16, refused: &io::Result<Socket>) -> Error {
     }
 }
 
-/// Lets a socket that quinn-udp has prepared fragment what is too large for the way, as a relay must; IPv6 does so as far as
-/// this host is the first on the way.
-pub fn allow_fragments(socket: impl AsFd) -> io::Result<()> {
+/// Whether this host cuts datagrams that are too large for their way, as far as it knows that, or refuses them
+/// ([`is_too_big`]). For a socket that quinn-udp has prepared, which otherwise believes in the interface alone. Trains bear
+/// "don't fragment" only where they may not be cut; single datagrams also as long as they need not be.
+pub fn allow_fragments(socket: impl AsFd, are_allowed: bool) -> io::Result<()> {
     let socket = SockRef::from(&socket);
-    // Time stamps are quinn-udp's wish, too, and nobody reads them. Failing is harmless.
-    let _ = set_option(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 0);
-    set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+    let [v4, v6] = match are_allowed {
+        true => [libc::IP_PMTUDISC_WANT, libc::IPV6_PMTUDISC_WANT],
+        false => [libc::IP_PMTUDISC_DO, libc::IPV6_PMTUDISC_DO],
+    };
+    set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, v4)?;
     if socket.domain()? == Domain::IPV6 {
+        set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, v6)?;
         set_option(
             &socket,
             libc::IPPROTO_IPV6,
-            libc::IPV6_MTU_DISCOVER,
-            libc::IPV6_PMTUDISC_DONT,
+            libc::IPV6_DONTFRAG,
+            i32::from(!are_allowed),
         )?;
-        set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 0)?;
     }
     Ok(())
 }

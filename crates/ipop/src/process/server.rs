@@ -74,7 +74,7 @@ pub(crate) fn run(state: &StateDir, settings: Settings) -> anyhow::Result<ExitCo
 
 async fn serve(state: &StateDir, settings: Settings) -> anyhow::Result<()> {
     let mut config = ServerConfig::new(&settings.domain, usable(settings.listen.clone()), state.server());
-    config.turn.prepare = |socket| os::allow_fragments(socket);
+    config.turn.fragments = |socket, are_allowed| os::allow_fragments(&**socket, are_allowed);
     config.public_host = settings
         .advertise
         .first()

@@ -53,7 +53,7 @@ pub use turn::fuzz_relay;
 
 pub use crate::xml::{XmlError, read_stream};
 pub use turn::{
-    FrameError, Prepare, RelayAddress, TurnConfig, answer_stranger, channel_data, frame_length, turn_user_of,
+    Fragments, FrameError, RelayAddress, TurnConfig, answer_stranger, channel_data, frame_length, turn_user_of,
 };
 
 use crate::xml;
@@ -221,7 +221,7 @@ impl Server {
         let mut udp: Vec<turn::UdpDoor> = Vec::new();
         for address in &config.turn.listen {
             let wished = udp.first().and_then(turn::UdpDoor::second_port);
-            udp.push(turn::UdpDoor::bind(*address, wished, config.turn.prepare)?);
+            udp.push(turn::UdpDoor::bind(*address, wished, config.turn.fragments)?);
         }
         let running = Running {
             domain: domain.clone(),

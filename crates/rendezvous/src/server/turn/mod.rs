@@ -46,7 +46,7 @@ use socket::{Batch, Socket};
 use train::Train;
 
 pub use credentials::user_of as turn_user_of;
-pub use socket::Prepare;
+pub use socket::Fragments;
 pub(super) use udp::UdpDoor;
 pub use wire::{FrameError, channel_data, frame_length};
 
@@ -70,8 +70,8 @@ pub struct TurnConfig {
     pub deny_private_peers: bool,
     /// Allow peers on loopback: for tests.
     pub allow_loopback_peers: bool,
-    /// Called for every UDP socket. Without it, what is too large for its way is lost instead of being cut.
-    pub prepare: Prepare,
+    /// Where it does nothing, what is too large for its way is lost instead of being cut.
+    pub fragments: Fragments,
 }
 
 impl Default for TurnConfig {
@@ -85,7 +85,7 @@ impl Default for TurnConfig {
             credential_lifetime: Duration::from_secs(12 * 3600),
             deny_private_peers: false,
             allow_loopback_peers: false,
-            prepare: |_| Ok(()),
+            fragments: |_, _| Ok(()),
         }
     }
 }
@@ -106,7 +106,7 @@ pub(super) struct Relay {
     room: Mutex<(Batch, Train)>,
     addresses: Vec<RelayAddress>,
     ports: RangeInclusive<u16>,
-    prepare: Prepare,
+    fragments: Fragments,
 }
 
 struct RelaySocket {
@@ -257,7 +257,7 @@ impl Relay {
             room: Mutex::new((Batch::new(), Train::default())),
             addresses: config.relay,
             ports: config.ports,
-            prepare: config.prepare,
+            fragments: config.fragments,
         })
     }
 
@@ -374,7 +374,7 @@ impl Relay {
             match Socket::bind(
                 SocketAddr::new(address.bind, self.port()?),
                 limits::PEER_ROOM,
-                self.prepare,
+                self.fragments,
             ) {
                 Ok(socket) => {
                     let port = socket.local_addr()?.port();

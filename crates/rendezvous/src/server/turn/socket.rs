@@ -3,10 +3,11 @@
 //! Promises: a datagram arrives and leaves with its own borders, joined with others or not; whatever cannot leave at once is
 //! lost, as datagrams may be. Refuses to know what is in them.
 //!
-//! RFC 8656 section 14: a relay sets the "don't fragment" bit as the datagram had it that it relays, or, where it cannot
-//! know, not at all, and what is too large for the way is cut. Systems do not tell a program that bit, and quinn-udp sets it
-//! always, as QUIC must. So [`Socket::bind`] has it taken back by who knows the system ([`Prepare`]); otherwise a client that
-//! does not look for the size of its path would lose what used to arrive in fragments.
+//! RFC 8656 section 14: a relay sets the "don't fragment" bit as the datagram had it that it relays, or not at all. Systems
+//! do not tell a program that bit. Always setting it, as quinn-udp does because QUIC must, loses what used to arrive in
+//! fragments, for clients that do not look for the size of their path. Never setting it is as bad: nodes find the size of a
+//! path by what does not arrive, and would take one that cuts each of their datagrams for a good one. So the bit is set, and
+//! what this host itself knows to be too large is cut, as systems do it for single datagrams ([`Fragments`]).
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
@@ -18,21 +19,22 @@ use tokio::net::UdpSocket;
 use super::super::bound_socket;
 use super::limits;
 
-/// Lets a socket fragment what is too large for the way; portable code cannot.
-pub type Prepare = fn(&socket2::Socket) -> io::Result<()>;
+/// Whether the system cuts what a socket sends and is too large for its way, or refuses it; portable code cannot say so.
+pub type Fragments = fn(&socket2::SockRef<'_>, bool) -> io::Result<()>;
 
 /// A bound socket.
 pub(super) struct Socket {
     socket: UdpSocket,
     state: UdpSocketState,
+    fragments: Fragments,
 }
 
 impl Socket {
     /// Binds one, with this much room in the kernel for what waits, as far as the system allows.
-    pub(super) fn bind(address: SocketAddr, room: usize, prepare: Prepare) -> io::Result<Self> {
+    pub(super) fn bind(address: SocketAddr, room: usize, fragments: Fragments) -> io::Result<Self> {
         let socket = bound_socket(address, socket2::Type::DGRAM)?;
         let state = UdpSocketState::new((&socket).into())?;
-        if let Err(error) = prepare(&socket) {
+        if let Err(error) = fragments(&(&socket).into(), false) {
             tracing::warn!("datagrams that are too large for their way will be lost: {error}");
         }
         // Less room means more loss under load, nothing else.
@@ -41,6 +43,7 @@ impl Socket {
         Ok(Socket {
             socket: UdpSocket::from_std(socket.into())?,
             state,
+            fragments,
         })
     }
 
@@ -78,19 +81,18 @@ impl Socket {
             };
             self.state.try_send((&self.socket).into(), &transmit)
         };
-        if bytes.len() <= segment {
-            let _lost = send(bytes, None);
-            return;
+        let are_many = bytes.len() > segment;
+        match send(bytes, are_many.then_some(segment)) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {}
+            _sent_or_lost => return,
         }
-        match send(bytes, Some(segment)) {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                // The device cannot cut, or each is too large for the way and has to be cut itself.
-                for datagram in bytes.chunks(segment) {
-                    let _lost = send(datagram, None);
-                }
-            }
-            _sent_or_lost => {}
+        // The device cannot cut trains, or each datagram is too large for the way and has to be cut itself.
+        let allow = |are_allowed| (self.fragments)(&(&self.socket).into(), are_allowed);
+        let _ = allow(true);
+        for datagram in bytes.chunks(segment.max(1)) {
+            let _lost = send(datagram, None);
         }
+        let _ = allow(false);
     }
 }
 
@@ -135,5 +137,31 @@ impl<'a> Arrived<'a> {
     pub(super) fn datagrams(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let empty = self.bytes.is_empty().then_some(self.bytes);
         empty.into_iter().chain(self.bytes.chunks(self.stride))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    static ASKED: Mutex<Vec<bool>> = Mutex::new(Vec::new());
+
+    #[tokio::test]
+    async fn fragments_are_allowed_for_what_is_refused_and_for_nothing_else() {
+        let fragments: Fragments = |_, are_allowed| {
+            ASKED.lock().unwrap().push(are_allowed);
+            Ok(())
+        };
+        let any = "127.0.0.1:0".parse().unwrap();
+        let socket = Socket::bind(any, 1 << 16, fragments).unwrap();
+        let peer = UdpSocket::bind(any).await.unwrap();
+        let to = peer.local_addr().unwrap();
+        socket.send(to, None, &[7; 3000], 1000);
+        assert_eq!(*ASKED.lock().unwrap(), [false]);
+        // No IPv4 datagram is so large.
+        socket.send(to, None, &[7; 70_000], 70_000);
+        assert_eq!(*ASKED.lock().unwrap(), [false, true, false]);
     }
 }

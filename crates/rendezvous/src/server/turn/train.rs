@@ -1,7 +1,8 @@
 //! Datagrams to one place, side by side, so that one system call sends them.
 //!
-//! Promises: they leave as they were pushed, in order, each with its own borders: all but the last have one size, which
-//! is what a kernel can cut (UDP_SEGMENT). Refuses to know where they go and what is in them.
+//! Promises: they leave as they were pushed, in order, each with its own borders. All have one size: a kernel could cut a
+//! shorter last one off as well (UDP_SEGMENT), but a train is lost in whole where a virtual wire finds its size too large,
+//! and a shorter one may be a node's probe that would have passed. Refuses to know where they go and what is in them.
 
 /// What one call takes: the largest payload of IPv4, joined or not.
 const BYTES_MAX: usize = 65_507;
@@ -14,14 +15,13 @@ pub(super) struct Train {
     bytes: Vec<u8>,
     segment: usize,
     datagrams: usize,
-    is_ended: bool,
 }
 
 impl Train {
     /// Whether a datagram of this length can leave with the others. One always can with none.
     pub(super) fn takes(&self, length: usize) -> bool {
         let fits = self.bytes.len() + length <= BYTES_MAX && self.datagrams < DATAGRAMS_MAX;
-        self.datagrams == 0 || (!self.is_ended && length <= self.segment && fits)
+        self.datagrams == 0 || (length == self.segment && length > 0 && fits)
     }
 
     /// Takes the datagram that `write` puts behind the others; [`Train::takes`] has said that it can.
@@ -33,18 +33,15 @@ impl Train {
             self.segment = length;
         }
         self.datagrams += 1;
-        // A shorter one is the last; one of no bytes cannot be told from none behind others.
-        self.is_ended = length < self.segment || length == 0;
     }
 
-    /// Gives the datagrams, and the size of each but the last, to `send`, if there are any; then has none.
+    /// Gives the datagrams, and the size of each, to `send`, if there are any; then has none.
     pub(super) fn leave(&mut self, send: impl FnOnce(&[u8], usize)) {
         if self.datagrams > 0 {
             send(&self.bytes, self.segment);
         }
         self.bytes.clear();
         self.datagrams = 0;
-        self.is_ended = false;
     }
 }
 
@@ -71,11 +68,11 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_of_one_size_leave_together_and_a_shorter_one_is_the_last() {
+    fn datagrams_of_one_size_leave_together_and_others_by_themselves() {
         assert_eq!(trains(&[]), Vec::<Vec<usize>>::new());
         assert_eq!(
             trains(&[100, 100, 40, 100, 101]),
-            [vec![100, 100, 40], vec![100], vec![101]]
+            [vec![100, 100], vec![40], vec![100], vec![101]]
         );
         assert_eq!(trains(&[40, 100]), [vec![40], vec![100]]);
     }
@@ -91,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_datagram_leaves_alone_or_not_at_all() {
+    fn an_empty_datagram_leaves_alone() {
         let mut train = Train::default();
         train.push(|_| {});
         assert!(!train.takes(0));

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::super::{ServerError, Shared};
 use super::binding::{self, Answer, Ports};
 use super::machine::{Client, Transport};
-use super::socket::{Arrived, Batch, Prepare, Socket};
+use super::socket::{Arrived, Batch, Fragments, Socket};
 use super::train::Train;
 use super::{Back, Relay, limits, wire};
 
@@ -30,14 +30,14 @@ impl UdpDoor {
     pub(in super::super) fn bind(
         address: SocketAddr,
         wished: Option<u16>,
-        prepare: Prepare,
+        fragments: Fragments,
     ) -> Result<Self, ServerError> {
-        let main = Socket::bind(address, limits::DOOR_ROOM, prepare);
+        let main = Socket::bind(address, limits::DOOR_ROOM, fragments);
         let main = main.map_err(|source| ServerError::Listen { address, source })?;
         let second = main
             .local_addr()
             .ok()
-            .and_then(|main| second_socket(main, wished, prepare));
+            .and_then(|main| second_socket(main, wished, fragments));
         Ok(UdpDoor {
             main: Arc::new(main),
             second: second.map(Arc::new),
@@ -71,11 +71,11 @@ impl UdpDoor {
 
 /// A socket at a port above the main one: of several STUN ports at one address clients keep talking to the lowest, so that
 /// their NATs have not heard of the others when that is what they test.
-fn second_socket(main: SocketAddr, wished: Option<u16>, prepare: Prepare) -> Option<Socket> {
+fn second_socket(main: SocketAddr, wished: Option<u16>, fragments: Fragments) -> Option<Socket> {
     let next = (1..=limits::SECOND_PORT_TRIES).filter_map(|step| main.port().checked_add(step));
     let ports = wished.into_iter().filter(|port| *port > main.port()).chain(next);
     let mut sockets =
-        ports.filter_map(|port| Socket::bind(SocketAddr::new(main.ip(), port), limits::PEER_ROOM, prepare).ok());
+        ports.filter_map(|port| Socket::bind(SocketAddr::new(main.ip(), port), limits::PEER_ROOM, fragments).ok());
     sockets.next()
 }
 
