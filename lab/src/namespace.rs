@@ -167,12 +167,7 @@ fn kill_inside(names: &[String]) {
         if inside.is_empty() || Instant::now() > deadline {
             return;
         }
-        let mut kill = Command::new("kill");
-        kill.arg("-KILL")
-            .args(inside.iter().map(u32::to_string))
-            .stderr(Stdio::null());
-        let _ = kill.status();
-        std::thread::sleep(Duration::from_millis(5));
+        os::kill_all(&inside, deadline.saturating_duration_since(Instant::now()));
     }
 }
 

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::Failure;
 
-/// How often a condition is looked at.
+/// How often a condition is looked at. There is nothing to wait for instead: a condition is what a program says when it is
+/// asked, or whether a ping comes through, of both of which nobody tells.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Looks until the condition holds. `look` gives what it waited for, or else what it saw instead.

@@ -114,14 +114,8 @@ impl Lane {
                     }
                     continue;
                 }
-                // The interface is down, as it is before its addresses are set.
-                Err(_) => {
-                    std::thread::sleep(Duration::from_millis(1));
-                    if self.lock().cut {
-                        return;
-                    }
-                    continue;
-                }
+                // The interface is gone: while it is only down there is nothing to read.
+                Err(_) => return,
             };
             chance ^= chance << 13;
             chance ^= chance >> 7;

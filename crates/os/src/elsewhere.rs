@@ -483,6 +483,9 @@ pub fn memory_in_use() -> Result<u64, Error> {
 pub fn terminate(_: u32) {}
 
 /// Not done here.
+pub fn kill_all(_: &[u32], _: Duration) {}
+
+/// Not done here.
 pub fn hang_up(_: u32) {}
 
 /// Not told here.

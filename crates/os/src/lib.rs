@@ -68,8 +68,8 @@ pub use self::{
     poller::{Found, Poller},
     private::{create_private_dir, read_private, write_atomic},
     process::{
-        die_with_parent, give_up_capabilities, hang_up, has_net_admin, host_name, is_user_known, memory_in_use,
-        parent_process, put_first, release_code, run_as_unprivileged, terminate,
+        die_with_parent, give_up_capabilities, hang_up, has_net_admin, host_name, is_user_known, kill_all,
+        memory_in_use, parent_process, put_first, release_code, run_as_unprivileged, terminate,
     },
     signals::{Signal, Signals},
     udp::{

@@ -1,10 +1,13 @@
 //! What a process is allowed, what it uses, and with whom it ends.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, getppid, parent_process_death_signal, set_parent_process_death_signal};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
+use crate::wake::wait_readable;
 use crate::{Error, Owner};
 
 /// Has the kernel end this process (SIGTERM) when its parent ends, and fails if the parent is gone
@@ -89,6 +92,27 @@ pub fn is_user_known(user: u32) -> bool {
 /// Asks a process to end (SIGTERM); one that is gone already is fine.
 pub fn terminate(process: u32) {
     signal(process, rustix::process::Signal::TERM);
+}
+
+/// Ends processes by force (SIGKILL) and waits until they have ended, but no longer than this; one that is gone already is
+/// fine.
+pub fn kill_all(processes: &[u32], within: Duration) {
+    let open = |process: &u32| {
+        let pid = i32::try_from(*process).ok().and_then(Pid::from_raw)?;
+        rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
+    };
+    let handles: Vec<OwnedFd> = processes.iter().filter_map(open).collect();
+    for handle in &handles {
+        let _ = rustix::process::pidfd_send_signal(handle, Signal::KILL);
+    }
+    let deadline = Instant::now() + within;
+    for handle in &handles {
+        // It can be read once the process has ended (pidfd_open(2)).
+        let _ = wait_readable(
+            &[handle.as_fd()],
+            Some(deadline.saturating_duration_since(Instant::now())),
+        );
+    }
 }
 
 /// Asks a process to look at its settings again (SIGHUP).
@@ -185,6 +209,17 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     use super::*;
+
+    #[test]
+    fn who_is_killed_has_ended_afterwards() {
+        let start = || Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut children = [start(), start()];
+        let numbers: Vec<u32> = children.iter().map(Child::id).collect();
+        kill_all(&numbers, Duration::from_secs(60));
+        for child in &mut children {
+            assert!(child.try_wait().unwrap().is_some_and(|status| !status.success()));
+        }
+    }
 
     const ROLE: &str = "IPOP_OS_TEST_ROLE";
 
