@@ -232,8 +232,13 @@ fn nothing_is_wrong_with_one_worker() {
 }
 
 #[test]
+fn nothing_is_wrong_where_little_traffic_does_not_stay_on_its_core() {
+    lab::run(|rig| carry_everything(rig, "cores"));
+}
+
+#[test]
 fn nothing_is_wrong_without_any_help() {
-    lab::run(|rig| carry_everything(rig, "vnet,uso,gso,gro,aes,workers"));
+    lab::run(|rig| carry_everything(rig, "vnet,uso,gso,gro,aes,workers,cores"));
 }
 
 #[test]

@@ -28,7 +28,9 @@ mod vnet;
 pub use changes::Changes;
 pub use nic_config::{NicConfig, NicKind, Offload};
 pub use types::{Interface, InterfaceAddress, Route};
-pub use udp_config::{BufferSizes, Datagram, Family, Part, SEND_WAIT, Steering, Train, UdpConfig, UdpCounts};
+pub use udp_config::{
+    BufferSizes, Choice, Datagram, Family, Part, PerCore, SEND_WAIT, Steering, Train, UdpConfig, UdpCounts,
+};
 pub use vnet::{Cut, PartialChecksum, VNET_HEADER, VnetError, VnetHeader};
 
 #[derive(Debug, Clone, Copy)]
@@ -97,6 +99,25 @@ pub fn put_first() -> bool {
     false
 }
 
+/// A thread of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thread(());
+
+#[expect(missing_docs, reason = "documented where they exist: cores.rs")]
+impl Thread {
+    pub fn current() -> Thread {
+        Thread(())
+    }
+    pub fn keep_to(self, _: &[usize]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Not supported.
+pub fn cores() -> io::Result<Vec<usize>> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Descriptors that are waited for together; not here.
 pub struct Poller(Never);
 
@@ -142,6 +163,12 @@ impl Nic {
         missing("making a network interface")
     }
     pub fn another_queue(&self) -> Result<Nic, Error> {
+        match self.0 {}
+    }
+    pub fn wait_by_core(&self, _: PerCore) -> io::Result<()> {
+        match self.0 {}
+    }
+    pub fn wait_by_flow(&self) -> io::Result<()> {
         match self.0 {}
     }
     pub fn remove_stale(_: &str) -> Result<bool, Error> {
@@ -237,6 +264,9 @@ impl UdpSockets {
         match self.0 {}
     }
     pub fn joins_received(&self, _: Family) -> bool {
+        match self.0 {}
+    }
+    pub fn steer(&self, _: &Steering) -> io::Result<()> {
         match self.0 {}
     }
     #[cfg(unix)]

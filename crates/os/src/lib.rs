@@ -23,6 +23,8 @@ mod elsewhere;
 pub use elsewhere::*;
 
 #[cfg(target_os = "linux")]
+mod cores;
+#[cfg(target_os = "linux")]
 mod dns;
 #[cfg(target_os = "linux")]
 mod listen;
@@ -57,6 +59,7 @@ mod watch;
 
 #[cfg(target_os = "linux")]
 pub use self::{
+    cores::{Thread, cores},
     dns::DnsWiring,
     listen::{PrivateListener, own_identity, peer_credentials, send_now},
     lock::StateLock,
@@ -73,8 +76,8 @@ pub use self::{
     },
     signals::{Signal, Signals},
     udp::{
-        Batch, BufferSizes, Datagram, Family, Part, SEND_WAIT, Steering, Train, UdpConfig, UdpCounts, UdpSockets,
-        allow_fragments, is_too_big,
+        Batch, BufferSizes, Choice, Datagram, Family, Part, PerCore, SEND_WAIT, Steering, Train, UdpConfig, UdpCounts,
+        UdpSockets, allow_fragments, is_too_big,
     },
     wake::{MAX_WAIT, Ready, Waker, wait_readable},
     watch::Watcher,

@@ -5,6 +5,7 @@
 
 mod config;
 mod device;
+mod steering;
 mod vnet;
 
 use std::io;
@@ -18,7 +19,7 @@ pub use vnet::{Cut, PartialChecksum, VNET_HEADER, VnetError, VnetHeader};
 
 use crate::net::{link_up_request, octets};
 use crate::netlink::{Netlink, Request};
-use crate::{Error, Prefix};
+use crate::{Error, PerCore, Prefix};
 
 /// One queue of a network interface. Clones share it; any number of threads may use it.
 #[derive(Clone)]
@@ -74,6 +75,17 @@ impl Nic {
         }
         let queue = device::attach(&device.name, device.kind, device.offload)?;
         Ok(Nic::over(queue, Arc::clone(device)))
+    }
+
+    /// From now on the frames that a core hands over wait at that core's queue, in the order in which the queues were made; refused where
+    /// the process may not load a program into the kernel (CAP_BPF, Linux 4.16).
+    pub fn wait_by_core(&self, per_core: PerCore) -> io::Result<()> {
+        steering::by_core(&self.0.queue, per_core)
+    }
+
+    /// From now on frames wait at the queue that was written to last with frames of their flow, as they do at first.
+    pub fn wait_by_flow(&self) -> io::Result<()> {
+        steering::by_flow(&self.0.queue)
     }
 
     /// Removes the persistent, unused TUN or TAP interface of this name, if there is one. An

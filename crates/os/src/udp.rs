@@ -18,7 +18,9 @@ use quinn_udp::{Transmit, UdpSocketState};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 pub use batch::Batch;
-pub use config::{BufferSizes, Datagram, Family, Part, SEND_WAIT, Steering, Train, UdpConfig, UdpCounts};
+pub use config::{
+    BufferSizes, Choice, Datagram, Family, Part, PerCore, SEND_WAIT, Steering, Train, UdpConfig, UdpCounts,
+};
 
 use crate::Error;
 use crate::wake::wait_writable;
@@ -223,6 +225,14 @@ impl UdpSockets {
             let sentence = format!("this host has no {family:?} socket: {missing}");
             io::Error::new(io::ErrorKind::Unsupported, sentence)
         })
+    }
+
+    /// From now on datagrams wait at other sockets; there must be as many as at the start.
+    pub fn steer(&self, steering: &Steering) -> io::Result<()> {
+        for family in [&self.v4, &self.v6].into_iter().flatten() {
+            shards::attach(&family.socket, steering)?;
+        }
+        Ok(())
     }
 
     fn shard(&self, family: Family, shard: usize) -> Option<&FamilySocket> {

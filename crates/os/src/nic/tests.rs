@@ -402,3 +402,46 @@ fn joined_datagrams_can_be_declined() {
     })
     .unwrap();
 }
+
+#[test]
+fn frames_wait_at_the_queue_of_the_core_that_hands_them_over() {
+    run_in_new(|| {
+        let first = make(&NicConfig {
+            queues: true,
+            ..NicConfig::new(NicKind::Tun)
+        });
+        let queues: Vec<Nic> = std::iter::once(first.clone())
+            .chain((0..4).map(|_| first.another_queue().unwrap()))
+            .collect();
+        first.add_address(prefix("10.77.0.1/24")).unwrap();
+        first.set_up(1400).unwrap();
+        let per_core = PerCore {
+            first: 1,
+            step: 2,
+            cores: 2,
+        };
+        first.wait_by_core(per_core).unwrap();
+        let socket = UdpSocket::bind("10.77.0.1:0").unwrap();
+        let is_ours = |frame: &[u8]| frame[0] >> 4 == 4 && frame.ends_with(b"hello");
+        let mut frame = [0; 2000];
+        for core in crate::cores().unwrap() {
+            crate::Thread::current().keep_to(&[core]).unwrap();
+            socket.send_to(b"hello", "10.77.0.9:7").unwrap();
+            let at = 1 + 2 * (core % 2);
+            assert!(is_ours(&next(&queues[at], is_ours)), "core {core}");
+        }
+        first.wait_by_flow().unwrap();
+        socket.send_to(b"hello", "10.77.0.9:7").unwrap();
+        let came = queues.iter().filter(|queue| {
+            std::iter::from_fn(|| {
+                queue
+                    .try_recv(&mut frame)
+                    .unwrap()
+                    .map(|bytes| is_ours(&frame[..bytes]))
+            })
+            .any(|ours| ours)
+        });
+        assert_eq!(came.count(), 1);
+    })
+    .unwrap();
+}

@@ -21,18 +21,38 @@ pub struct UdpConfig {
     pub steering: Option<Steering>,
 }
 
-/// Which of several sockets a datagram waits at: one whose first byte, masked, has the value at the one that the number in
-/// it names, modulo their number; any other at the first.
+/// Which of several sockets a datagram waits at: one whose first byte, masked, has the value at the one that is chosen, any other
+/// at the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Steering {
     /// Bits of the first byte that are compared.
     pub mask: u8,
     /// What they must be.
     pub value: u8,
-    /// Bits of the first byte that are the number.
-    pub number: u8,
     /// Sockets of each family, at least one.
     pub shards: usize,
+    /// How one of them is chosen.
+    pub choice: Choice,
+}
+
+/// How one of several sockets is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// The number in these bits of the first byte names it, modulo their number.
+    Number(u8),
+    /// The core on which the kernel handles the datagram.
+    Core(PerCore),
+}
+
+/// `first` is for core 0, `first + step` for core 1, and so on; it begins anew after `cores` of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerCore {
+    /// Of core 0.
+    pub first: u16,
+    /// From one core to the next.
+    pub step: u16,
+    /// At least one.
+    pub cores: u16,
 }
 
 impl Default for UdpConfig {

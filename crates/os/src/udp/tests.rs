@@ -340,8 +340,8 @@ fn what_the_kernel_drops_for_want_of_room_is_counted() {
 const STEERING: Steering = Steering {
     mask: 0xc0,
     value: 0x80,
-    number: 0x3f,
     shards: 5,
+    choice: Choice::Number(0x3f),
 };
 
 fn open_shards(port: u16) -> Result<UdpSockets, Error> {
@@ -379,6 +379,38 @@ fn datagrams_wait_at_the_socket_that_their_first_byte_names() {
             assert!(b.try_recv(family, 3, &mut batch).unwrap());
             assert_eq!(batch.datagrams().count(), 4);
         }
+    })
+    .unwrap();
+}
+
+#[test]
+fn datagrams_wait_at_the_socket_of_the_core_that_handles_them() {
+    run_in_new(|| {
+        let (a, b) = (open(), open_shards(0).unwrap());
+        let by_core = Steering {
+            choice: Choice::Core(PerCore {
+                first: 2,
+                step: 2,
+                cores: 2,
+            }),
+            ..STEERING
+        };
+        b.steer(&by_core).unwrap();
+        let mut batch = Batch::new(1);
+        for family in [Family::V4, Family::V6] {
+            for core in crate::cores().unwrap() {
+                // Over loopback the sender's core handles what it sent.
+                crate::Thread::current().keep_to(&[core]).unwrap();
+                for (first, shard) in [(0x81, 2 + 2 * (core % 2)), (0x01, 0)] {
+                    a.send(None, loopback(family, b.port()), &[first, 1, 2]).unwrap();
+                    let came = (0..6).find(|shard| b.try_recv(family, *shard, &mut batch).unwrap());
+                    assert_eq!(came, Some(shard), "{first:#x} on core {core}");
+                }
+            }
+        }
+        b.steer(&STEERING).unwrap();
+        a.send(None, loopback(Family::V4, b.port()), &[0x83, 1]).unwrap();
+        assert!(b.try_recv(Family::V4, 3, &mut batch).unwrap());
     })
     .unwrap();
 }

@@ -1,7 +1,7 @@
 //! What the kernel and the CPU do for the fast path: asked for at start, and told where it is missing.
 //!
 //! Promises: everything works without any of it, only slower; `IPOP_WITHOUT`, a list of `vnet`, `uso`, `gso`, `gro`,
-//! `aes` and `workers`, leaves parts away, so that the way without them can be tested and measured on any machine.
+//! `aes`, `workers` and `cores`, leaves parts away, so that the way without them can be tested and measured on any machine.
 //! Refuses to know: how frames are cut and joined.
 
 use anyhow::bail;
@@ -27,6 +27,8 @@ pub(crate) struct Without {
     aes: bool,
     /// More than one worker.
     workers: bool,
+    /// Little traffic staying on its core.
+    cores: bool,
 }
 
 impl Without {
@@ -38,7 +40,7 @@ impl Without {
         }
     }
 
-    fn parse(list: &str) -> anyhow::Result<Self> {
+    pub(super) fn parse(list: &str) -> anyhow::Result<Self> {
         let mut without = Self::default();
         for word in list.split(',').filter(|word| !word.is_empty()) {
             match word {
@@ -48,7 +50,8 @@ impl Without {
                 "gro" => without.gro = true,
                 "aes" => without.aes = true,
                 "workers" => without.workers = true,
-                _ => bail!("{WITHOUT} is a list of vnet, uso, gso, gro, aes and workers; it has {word:?}"),
+                "cores" => without.cores = true,
+                _ => bail!("{WITHOUT} is a list of vnet, uso, gso, gro, aes, workers and cores; it has {word:?}"),
             }
         }
         Ok(without)
@@ -68,6 +71,11 @@ impl Without {
     /// How many workers there should be.
     pub(crate) fn workers(self) -> usize {
         if self.workers { 1 } else { workers::count() }
+    }
+
+    /// Whether little traffic is spread over all cores, too.
+    pub(crate) fn cores(self) -> bool {
+        self.cores
     }
 
     /// Whether there are instructions for AES-GCM; without them ChaCha20-Poly1305 is faster.

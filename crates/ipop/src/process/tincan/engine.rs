@@ -17,6 +17,7 @@ use super::api::{ClientId, Clients, FromClient};
 use super::keys::{KeyFiles, random};
 use super::mapping::{Mapper, Outcome, Place};
 use super::nics::Nics;
+use super::placement::Placement;
 use super::streams::{FromStream, Streams};
 use super::workers::Shared;
 use super::{Wake, abilities};
@@ -30,6 +31,7 @@ pub(crate) struct Engine {
     shared: Shared,
     keys: KeyFiles,
     nics: Nics,
+    placement: Placement,
     streams: Streams,
     mapper: Mapper,
     clients: Clients,
@@ -40,7 +42,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(shared: Shared, keys: KeyFiles) -> anyhow::Result<Self> {
+    pub(crate) fn new(shared: Shared, placement: Placement, keys: KeyFiles) -> anyhow::Result<Self> {
         let seed = random()?;
         let instance = u64::from_be_bytes(random()?[..8].try_into().expect("eight of 32 bytes")) >> 12;
         let config = NodeConfig {
@@ -59,6 +61,7 @@ impl Engine {
         let mut engine = Self {
             node: Node::new(config, Instant::now()),
             nics: Nics::new(shared.clone()),
+            placement,
             streams: Streams::new(shared.wakes.clone()),
             mapper: Mapper::start(shared.wakes.clone())?,
             shared,
@@ -75,17 +78,21 @@ impl Engine {
 
     /// How long nothing is due; none: until something is heard.
     pub(crate) fn pause(&self) -> Option<Duration> {
-        let next = self
+        let due = self
             .node
             .poll_timeout()
-            .map(|at| at.saturating_duration_since(Instant::now()));
+            .into_iter()
+            .chain(self.placement.poll_timeout());
+        let next = due.min().map(|at| at.saturating_duration_since(Instant::now()));
         let flush = self.flush_again.then_some(FLUSH_AGAIN);
         next.into_iter().chain(flush).min()
     }
 
     pub(crate) fn handle_timeout(&mut self) {
         self.flush_again = self.clients.flush();
-        self.node.handle_timeout(Instant::now());
+        let now = Instant::now();
+        self.node.handle_timeout(now);
+        self.placement.handle_timeout(now, self.nics.iter());
     }
 
     pub(crate) fn handle(&mut self, wake: Wake) {
@@ -110,6 +117,7 @@ impl Engine {
                 self.node
                     .handle_nic(now, network, Err(format!("its NIC cannot be read any more: {reason}")));
             }
+            Wake::Rush => self.placement.on_rush(now, self.nics.iter()),
             Wake::Stop => {}
         }
     }
@@ -250,6 +258,7 @@ impl Engine {
             .map(|(number, why)| format!("no IPv{number} socket: {why}"))
             .collect();
         notes.extend(abilities::notes(sockets, self.nics.iter()));
+        notes.extend(self.placement.note());
         let overflow = self.shared.overflow.load(Ordering::Relaxed);
         if overflow > 0 {
             notes.push(format!(
@@ -294,6 +303,7 @@ impl Engine {
             NicEffect::Set(config) => {
                 let made = self.nics.set(&config).map_err(|error| format!("{error:#}"));
                 self.node.handle_nic(Instant::now(), config.network, made);
+                self.placement.on_nic(self.nics.iter());
                 self.look_for_router();
             }
             NicEffect::Remove(network) => self.nics.remove(network),

@@ -11,6 +11,7 @@ pub(crate) mod keys;
 mod mapping;
 mod names;
 mod nics;
+mod placement;
 mod resolver;
 mod streams;
 mod trust;
@@ -33,6 +34,7 @@ use tincan::turn::StreamId;
 use self::abilities::Without;
 use self::api::{ClientId, FromClient};
 use self::engine::Engine;
+use self::placement::Placement;
 use self::streams::FromStream;
 use self::workers::{Published, Shared};
 use crate::state::StateDir;
@@ -70,6 +72,8 @@ pub(crate) enum Wake {
     Mapping(mapping::Outcome),
     /// A NIC cannot be read any more.
     NicLost(NetworkId, String),
+    /// A worker has much to do.
+    Rush,
     /// A signal asked us to end.
     Stop,
 }
@@ -91,11 +95,14 @@ pub(crate) fn run(state: &StateDir, port: u16) -> anyhow::Result<ExitCode> {
         wakers: wakers.into(),
         wakes: wakes.clone(),
         overflow: Arc::new(AtomicU64::new(0)),
+        load: Arc::default(),
     };
-    let mut engine = Engine::new(shared.clone(), keys::KeyFiles::open(state)?)?;
+    let threads = (0..workers).map(|number| workers::start(&shared, number));
+    let threads = threads.collect::<anyhow::Result<_>>()?;
+    let placement = Placement::new(shared.clone(), threads);
+    let mut engine = Engine::new(shared, placement, keys::KeyFiles::open(state)?)?;
     watch_signals(wakes.clone())?;
     watch_addresses(wakes.clone())?;
-    (0..workers).try_for_each(|number| workers::start(&shared, number))?;
     api::listen(&state.tincan_socket(), state.controller_owner(), wakes)?;
     engine_loop(&mut engine, &waking);
     engine.end();

@@ -136,7 +136,7 @@ impl Nics {
     }
 
     /// All of them.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Nic> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Nic> + Clone {
         self.open.values().map(|open| &open.nic)
     }
 

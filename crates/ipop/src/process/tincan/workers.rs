@@ -7,6 +7,7 @@
 
 mod arriving;
 mod departing;
+mod pace;
 mod patience;
 mod vnet;
 mod worker;
@@ -17,13 +18,14 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use api::NetworkId;
-use os::{Nic, Steering, Train, UdpSockets, Waker};
+use os::{Choice, Nic, Steering, Train, UdpSockets, Waker};
 use tincan::fast::slice::{Shape, Slices};
 use tincan::fast::trains::Trains;
 use tincan::fast::{FastPath, Snapshot};
 
 use super::Wake;
 use super::abilities::Without;
+use super::placement::Load;
 
 pub(crate) use worker::start;
 
@@ -47,8 +49,8 @@ pub(crate) fn steering(workers: usize) -> Steering {
     Steering {
         mask: 0xc0,
         value: 0x80,
-        number: 0x3f,
         shards: 1 + workers * QUEUES,
+        choice: Choice::Number(0x3f),
     }
 }
 
@@ -133,6 +135,7 @@ pub(crate) struct Shared {
     pub(crate) wakes: SyncSender<Wake>,
     /// Frames and datagrams for the engine that found its channel full.
     pub(crate) overflow: Arc<AtomicU64>,
+    pub(crate) load: Arc<Load>,
 }
 
 impl Shared {
@@ -142,6 +145,12 @@ impl Shared {
             Err(TrySendError::Full(_)) => {
                 self.overflow.fetch_add(1, Ordering::Relaxed);
             }
+        }
+    }
+
+    fn on_rush(&self) {
+        if self.load.on_rush() && self.wakes.try_send(Wake::Rush).is_err() {
+            self.load.tell_again();
         }
     }
 

@@ -10,6 +10,7 @@ use tincan::fast::merge::{FRAMES, Merger, Takes};
 use tincan::fast::{self, Inbound, Lanes, Snapshot};
 
 use super::departing::Departing;
+use super::pace::Turn;
 use super::vnet::header;
 use super::{NicQueues, Shared, Wake};
 
@@ -17,6 +18,8 @@ use super::{NicQueues, Shared, Wake};
 const MERGE_AT: usize = 64 << 10;
 /// Receive buffers of 64 KiB each: what one system call may bring.
 const RECEIVE_BUFFERS: usize = 8;
+/// Who finds so much at once had it coming faster than it was taken: about one train.
+const FULL_BYTES: usize = 56 << 10;
 
 /// The way in of one worker.
 pub(super) struct Arriving {
@@ -41,9 +44,9 @@ impl Arriving {
         (snapshot, nics): (&Snapshot, &[NicQueues]),
         (family, shard): (Family, usize),
         (departing, lanes): (&mut Departing, &mut Lanes),
-    ) -> std::io::Result<()> {
+    ) -> std::io::Result<Turn> {
         if !shared.sockets.try_recv(family, shard, &mut self.batch)? {
-            return Ok(());
+            return Ok(Turn::Some);
         }
         let mut round = Round {
             worker: self.worker,
@@ -54,15 +57,17 @@ impl Arriving {
             departing,
             lanes,
         };
+        let mut bytes = 0;
         for number in 0.. {
             let Some(part) = self.batch.part(number) else { break };
+            bytes += part.bytes.len();
             for start in part.bytes.clone().step_by(part.stride) {
                 let end = part.bytes.end.min(start + part.stride);
                 round.take(part.local, part.remote, self.batch.memory(), start..end);
             }
         }
         round.give_nics(self.batch.memory());
-        Ok(())
+        Ok(if bytes >= FULL_BYTES { Turn::Full } else { Turn::Some })
     }
 }
 

@@ -7,6 +7,7 @@ use tincan::fast::trains::Trains;
 use tincan::fast::transit::{self, Passing};
 use tincan::fast::{self, Departed, Lanes, Snapshot};
 
+use super::pace::Turn;
 use super::vnet::shape;
 use super::{Shared, Wake};
 
@@ -43,19 +44,19 @@ impl Departing {
         snapshot: &Snapshot,
         lanes: &mut Lanes,
         (network, nic): (NetworkId, &Nic),
-    ) -> std::io::Result<()> {
+    ) -> std::io::Result<Turn> {
         let mut bytes = 0;
         for _ in 0..TURN_FRAMES {
             let Some(read) = nic.try_recv(&mut self.frame)? else {
-                return Ok(());
+                return Ok(Turn::Some);
             };
             self.depart(shared, snapshot, lanes, (network, nic), read);
             bytes += read;
             if bytes >= TURN_BYTES {
-                return Ok(());
+                break;
             }
         }
-        Ok(())
+        Ok(Turn::Full)
     }
 
     /// Seals what was read; sends when much waits.

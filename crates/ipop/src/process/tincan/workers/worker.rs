@@ -1,26 +1,32 @@
 //! One worker: waits for its queues and sockets, and gives each a turn.
 
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use api::NetworkId;
-use os::{Family, Found, Nic, Poller};
+use os::{Family, Found, Nic, Poller, Thread};
 use tincan::fast::{Lanes, Snapshot};
 
 use super::arriving::Arriving;
 use super::departing::Departing;
+use super::pace::{Pace, Turn};
 use super::patience::Patience;
 use super::{NicQueues, QUEUES, Shared, View, Wake};
 
 /// Starts a worker. It ends with the process.
-pub(crate) fn start(shared: &Shared, number: usize) -> anyhow::Result<()> {
+pub(crate) fn start(shared: &Shared, number: usize) -> anyhow::Result<Thread> {
     let worker = Worker::new(shared, number)?;
+    let (says, hears) = sync_channel(1);
     std::thread::Builder::new()
         .name("fast".into())
         .stack_size(128 << 10)
-        .spawn(move || worker.run())
+        .spawn(move || {
+            let _ = says.send(Thread::current());
+            worker.run();
+        })
         .context("cannot start a thread")?;
-    Ok(())
+    hears.recv().context("a thread did not start")
 }
 
 /// What a worker waits for.
@@ -46,6 +52,7 @@ struct Worker {
     departing: Departing,
     arriving: Arriving,
     patience: Patience,
+    pace: Pace,
 }
 
 impl Worker {
@@ -60,6 +67,7 @@ impl Worker {
             departing: Departing::new(shared),
             arriving: Arriving::new(number),
             patience: Patience::new(),
+            pace: Pace::new(Instant::now()),
             shared: shared.clone(),
         };
         worker.watch(Source::Waker).context("cannot wait for a waker")?;
@@ -82,7 +90,7 @@ impl Worker {
                 return;
             }
             if found.is_empty() {
-                if self.patience.looks_again(Instant::now()) {
+                if !self.shared.load.is_little() && self.patience.looks_again(Instant::now()) {
                     std::thread::yield_now();
                 } else {
                     timeout = None;
@@ -92,13 +100,16 @@ impl Worker {
             self.patience.on_found();
             timeout = Some(Duration::ZERO);
             for number in found.numbers() {
-                self.give_turn(number as usize);
+                let turn = self.give_turn(number as usize);
+                if self.pace.is_rush(turn, Instant::now) {
+                    self.shared.on_rush();
+                }
             }
             self.departing.send(&self.shared);
         }
     }
 
-    fn give_turn(&mut self, number: usize) {
+    fn give_turn(&mut self, number: usize) -> Turn {
         let outcome = match self.sources.get(number) {
             Some(Source::Queue(network, nic, queue)) => {
                 let outcome = self.departing.take_turn(
@@ -107,7 +118,7 @@ impl Worker {
                     &mut self.lanes[*queue],
                     (*network, nic),
                 );
-                outcome.or_else(|error| self.lose_queue(number, &error))
+                outcome.or_else(|error| self.lose_queue(number, &error).map(|()| Turn::Some))
             }
             Some(Source::Socket(family, shard)) => {
                 let socket = (*family, *shard);
@@ -117,14 +128,15 @@ impl Worker {
             }
             Some(Source::Waker) => {
                 self.watch_nics();
-                Ok(())
+                Ok(Turn::Some)
             }
-            None => Ok(()),
+            None => Ok(Turn::Some),
         };
-        if let Err(error) = outcome {
+        outcome.unwrap_or_else(|error| {
             tracing::error!(%error, "datagrams cannot be received any more: start IPOP again");
             self.leave_socket(number);
-        }
+            Turn::Some
+        })
     }
 
     fn leave_socket(&self, number: usize) {
