@@ -2,7 +2,8 @@
 //!
 //! Each relay socket has one task, which carries peers' datagrams to the client and ends when the
 //! allocation does. Everything else happens where a client's message arrives. A datagram that cannot be
-//! passed on at once is lost, as datagrams may be; nothing waits for a slow client.
+//! passed on at once is lost, as datagrams may be; nothing waits for a slow client. Datagrams that come
+//! together leave together ([`socket`], [`train`]).
 
 mod binding;
 pub(super) mod credentials;
