@@ -91,6 +91,7 @@ pub(super) struct Client {
     used_channels: BTreeMap<SocketAddr, Instant>,
     permitted: BTreeSet<IpAddr>,
     channels: BTreeMap<SocketAddr, u16>,
+    asked_channels: BTreeMap<u16, SocketAddr>,
     waiting: BTreeMap<IpAddr, VecDeque<(SocketAddr, Vec<u8>)>>,
     ended: bool,
     pub(super) verify: Option<Verify>,
@@ -134,6 +135,7 @@ impl Client {
             used_channels: BTreeMap::new(),
             permitted: BTreeSet::new(),
             channels: BTreeMap::new(),
+            asked_channels: BTreeMap::new(),
             waiting: BTreeMap::new(),
             ended: false,
             verify: None,
@@ -203,16 +205,14 @@ impl Client {
     /// Takes a message of the server. Where it carries a peer's datagram: from whom, and where it lies in `bytes`.
     pub(super) fn take_message(&mut self, now: Instant, bytes: &[u8]) -> Option<(SocketAddr, Range<usize>)> {
         if let Some(number) = channel_data(bytes) {
-            let (&peer, _) = self.channels.iter().find(|(_, own)| **own == number)?;
-            return Some((peer, 4..bytes.len()));
+            // The server uses it at once; its answer may come after that, or be lost.
+            return Some((*self.asked_channels.get(&number)?, 4..bytes.len()));
         }
         self.note_refusal(bytes);
         if self.ended {
             return None;
         }
-        let at = self.to_turn(now);
-        let (from, to) = (self.server.address, self.local());
-        let transport = self.wire();
+        let (from, to, transport, at) = (self.server.address, self.local(), self.wire(), self.to_turn(now));
         let data = match self.api.as_mut()?.recv(Transmit::new(bytes, transport, from, to), at) {
             TurnRecvRet::PeerData(data) => place_in(bytes, data.data()).map(|range| (data.peer, range)),
             TurnRecvRet::Handled | TurnRecvRet::Ignored(_) | TurnRecvRet::PeerIcmp { .. } => None,
@@ -551,9 +551,10 @@ impl Client {
             return true;
         }
         let peer = peer.addr(message.transaction_id());
-        let fresh =
-            |used: Option<&Instant>| used.is_some_and(|used| now.saturating_duration_since(*used) < UNUSED_AFTER);
-        if message.has_method(CHANNEL_BIND) && message.attribute::<ChannelNumber>().is_ok() {
+        let fresh = |used: Option<&Instant>| used.is_some_and(|at| now.saturating_duration_since(*at) < UNUSED_AFTER);
+        let number = message.attribute::<ChannelNumber>();
+        if let Some(number) = number.ok().filter(|_| message.has_method(CHANNEL_BIND)) {
+            self.asked_channels.insert(number.channel(), peer);
             return fresh(self.used_channels.get(&peer));
         }
         !message.has_method(CREATE_PERMISSION) || fresh(self.used.get(&peer.ip()))
@@ -561,8 +562,7 @@ impl Client {
 
     fn forget_unused(&mut self, now: Instant) {
         let old = |used: &Instant| now.saturating_duration_since(*used) >= 2 * UNUSED_AFTER;
-        let permitted = &self.permitted;
-        self.used.retain(|ip, used| permitted.contains(ip) || !old(used));
+        self.used.retain(|ip, used| self.permitted.contains(ip) || !old(used));
         self.used_channels.retain(|_, used| !old(used));
     }
 
