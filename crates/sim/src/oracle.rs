@@ -38,20 +38,34 @@ pub struct Turn {
     pub tcp: &'static [u16],
 }
 
-/// The verdict for two hosts of which others may pass on datagrams: those that run and are linked with everybody.
-pub fn verdict_among(net: &Net, a: HostId, b: HostId, turn: Option<Turn>, others: &[HostId]) -> Verdict {
+/// Who else there is.
+pub struct Others<'a> {
+    /// They run and are linked with everybody, and so may pass on datagrams.
+    pub members: &'a [HostId],
+    /// To them TURN over UDP is refused: the server still has what they allocated in a former life (RFC 8656 section
+    /// 7.2, error 437).
+    pub refused: &'a [HostId],
+}
+
+/// The verdict for two hosts among others.
+pub fn verdict_among(net: &Net, a: HostId, b: HostId, turn: Option<Turn>, others: &Others<'_>) -> Verdict {
     let alone = verdict(net, a, b, turn);
-    if alone != Verdict::Impossible {
+    let over_udp = |host, other| {
+        let lends = |host: &HostId| !others.refused.contains(host);
+        let turn = turn.map(|turn| Turn { tcp: &[], ..turn });
+        let direct = verdict(net, host, other, None) == Verdict::Direct;
+        direct || turn.is_some_and(|turn| is_relayed(net, host, other, turn, lends))
+    };
+    // TURN over UDP comes before a member, and a member before TURN over TCP. Who reaches even the member only over
+    // TCP does not go on from there.
+    if alone == Verdict::Direct || over_udp(a, b) {
         return alone;
     }
-    // Who reaches even the member only over TCP does not go on from there.
-    let over_udp = turn.map(|turn| Turn { tcp: &[], ..turn });
-    let reach = |host, other| verdict(net, host, other, over_udp) != Verdict::Impossible;
-    if others.iter().any(|other| reach(a, *other) && reach(*other, b)) {
-        Verdict::Member
-    } else {
-        Verdict::Impossible
+    let through = |other: &HostId| over_udp(a, *other) && over_udp(*other, b);
+    if others.members.iter().any(through) {
+        return Verdict::Member;
     }
+    alone
 }
 
 /// The verdict for two hosts alone, with STUN for both families somewhere in public.
@@ -60,7 +74,7 @@ pub fn verdict(net: &Net, a: HostId, b: HostId, turn: Option<Turn>) -> Verdict {
         return Verdict::Direct;
     }
     match turn {
-        Some(turn) if is_relayed(net, a, b, turn) => Verdict::Relay,
+        Some(turn) if is_relayed(net, a, b, turn, |_| true) => Verdict::Relay,
         _ => Verdict::Impossible,
     }
 }
@@ -190,8 +204,12 @@ fn chain<'a>(net: &Net, v4: bool, host: HostId, some: impl IntoIterator<Item = &
     rules.collect()
 }
 
-fn is_relayed(net: &Net, a: HostId, b: HostId, turn: Turn) -> bool {
+/// `allows`: to whom the server lends anything.
+fn is_relayed(net: &Net, a: HostId, b: HostId, turn: Turn, allows: impl Fn(&HostId) -> bool) -> bool {
     let lends = |host| -> BTreeSet<bool> {
+        if !allows(&host) {
+            return BTreeSet::new();
+        }
         let reached = [(true, turn.v4), (false, turn.v6)];
         let reached = reached
             .into_iter()

@@ -31,6 +31,8 @@ pub const WAYS: usize = 4;
 pub const WAYS_EVER: usize = 64;
 /// Members through which a node says that it can be reached: both sides list them in the same order of preference.
 pub const LISTED_MEMBERS: usize = 8;
+/// Members that links choose from, of one network: in a large group each link that comes up is news for all that have no path yet.
+pub const MEMBERS_CONSIDERED: usize = 64;
 /// Pairs of one agent: the RFC's default.
 pub const ICE_PAIRS: usize = 100;
 /// Checks a second of one agent: what a peer's candidates can make us send.

@@ -85,7 +85,7 @@ pub(crate) enum LinkOutput {
     Message(Vec<u8>),
     /// A transit payload.
     Transit(Vec<u8>),
-    /// The peer names other members than before.
+    /// The peer names other members than before, or it is time to know who there is.
     Members,
     /// A `link.ping` was answered.
     Pong { ping: u64, rtt: Duration },

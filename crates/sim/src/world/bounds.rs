@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::World;
-use crate::oracle::Verdict;
+use crate::oracle::{Others, Verdict, verdict_among};
 
 impl World {
     /// The highest level that each gauge of any node has shown, and its limit then.
@@ -88,8 +88,16 @@ impl World {
             let is_between = *at != a && *at != b;
             is_between && node.member.is_some()
         });
-        let others: Vec<_> = others.map(|(_, node)| node.host).collect();
-        crate::oracle::verdict_among(&self.net, self.nodes[a].host, self.nodes[b].host, turn, &others)
+        let others = Others {
+            members: &others.map(|(_, node)| node.host).collect::<Vec<_>>(),
+            refused: &self
+                .nodes
+                .iter()
+                .filter(|node| node.starts > 1)
+                .map(|node| node.host)
+                .collect::<Vec<_>>(),
+        };
+        verdict_among(&self.net, self.nodes[a].host, self.nodes[b].host, turn, &others)
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Members {
     theirs: Vec<NodeId>,
     /// What both together, and our links, make of it.
     pub(super) ways: Vec<Way>,
+    /// The restart for which the peer was told.
+    told_for: u32,
 }
 
 impl Members {
@@ -39,8 +41,8 @@ impl Link {
         &self.members.theirs
     }
 
-    /// Whether the peer should be told at once who else could be between: it has no better way.
-    fn wants_members(&self) -> bool {
+    /// Whether the two should know at once who else could be between: there is no better way.
+    pub(crate) fn wants_members(&self) -> bool {
         let is_direct = self.paths.current().is_some() && self.paths.rank() == Rank::Direct;
         !(self.is_up() && is_direct)
     }
@@ -57,8 +59,9 @@ impl Link {
     pub(crate) fn set_members(&mut self, cx: &mut Cx<'_>, own: Vec<NodeId>, ways: Vec<Way>) {
         if self.members.own != own {
             self.members.own = own;
+            let is_restarted = std::mem::replace(&mut self.members.told_for, self.generation) != self.generation;
             // An unanswered offer goes again in whole by and by.
-            if self.wants_members() && !self.is_offered() {
+            if (self.wants_members() || is_restarted) && !self.is_offered() {
                 let before = self.candidates_again.filter(|again| !again.is_last);
                 self.candidates_again = Some(before.unwrap_or(Again::soon(cx.now)));
             }

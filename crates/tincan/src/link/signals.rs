@@ -113,6 +113,7 @@ impl Link {
         if restart.generation > self.generation {
             self.generation = restart.generation;
             self.renew_agent(cx);
+            self.out.push_back(LinkOutput::Members);
         }
         self.take_remote(cx, restart.credentials.clone(), &restart.candidates, &restart.members);
         if !restart.is_answer {

@@ -519,6 +519,7 @@ impl Link {
         self.generation = generation;
         self.probe_all(cx);
         self.renew_agent(cx);
+        self.out.push_back(LinkOutput::Members);
         self.send_restart(false);
         self.restart = Some(Resend::new(cx.now));
         self.drain_agent(cx);

@@ -41,7 +41,8 @@ impl Node {
         self.telling.due.get_or_insert(soonest);
     }
 
-    /// Tells every link that has other members than before, when it is time.
+    /// Tells every link that has no direct path which members there are now, when it is time. One that has asks when it
+    /// loses it.
     pub(super) fn tell_members(&mut self, now: Instant) {
         if self.telling.due.take_if(|due| *due <= now).is_none() {
             return;
@@ -49,15 +50,14 @@ impl Node {
         self.telling.last = Some(now);
         let networks: Vec<NetworkId> = self.networks.keys().copied().collect();
         for network in networks {
+            let links = self.links.iter();
+            let wanting = links.filter(|(_, e)| e.link.config.network == network && e.link.wants_members());
+            let wanting: Vec<LinkId> = wanting.map(|(id, _)| *id).collect();
+            if wanting.is_empty() {
+                continue;
+            }
             let usable = self.usable(network);
-            let of_network = |id: &LinkId| self.links.get(id).filter(|e| e.link.config.network == network);
-            let ids: Vec<LinkId> = self
-                .links
-                .keys()
-                .copied()
-                .filter(|id| of_network(id).is_some())
-                .collect();
-            for id in ids {
+            for id in wanting {
                 self.tell_link(now, id, &usable);
             }
         }
@@ -86,10 +86,11 @@ impl Node {
 
     /// Whom a new link names to a peer that names these.
     pub(super) fn members_to_name(&self, between: Between, theirs: &[NodeId]) -> Vec<NodeId> {
-        let own = self.networks.get(&between.network).map(|net| net.key.id());
-        own.map_or(Vec::new(), |own| {
-            named(&self.usable(between.network), own, between.peer, theirs)
-        })
+        let Some(net) = self.networks.get(&between.network) else {
+            return Vec::new();
+        };
+        let both = self.usable_of(net, theirs, between.peer);
+        named(&self.usable(between.network), &both, net.key.id(), between.peer)
     }
 
     fn tell_link(&mut self, now: Instant, id: LinkId, usable: &[Member]) {
@@ -99,13 +100,12 @@ impl Node {
         let Some(net) = self.networks.get(&link.config.network) else {
             return;
         };
-        let (own, peer, theirs) = (net.key.id(), link.config.peer, link.peer_members());
+        let (own, peer) = (net.key.id(), link.config.peer);
         let Some(number) = net.peers.get(&peer).map(|peer| peer.number) else {
             return;
         };
-        let named = named(usable, own, peer, theirs);
-        let both = usable.iter().filter(|member| theirs.contains(&member.node));
-        let both: Vec<Member> = both.filter(|member| member.node != peer).copied().collect();
+        let both = self.usable_of(net, link.peer_members(), peer);
+        let named = named(usable, &both, own, peer);
         let ways = in_order(both, own, peer).into_iter().take(limits::WAYS);
         let ways = ways.map(|member| Way {
             member: member.number,
@@ -115,22 +115,35 @@ impl Node {
         self.with_link(now, id, |link, cx| link.set_members(cx, named, ways));
     }
 
+    /// The members of a network that may stand between, as many as are considered: the same ones at both ends of a link
+    /// where both have links with all.
     fn usable(&self, network: NetworkId) -> Vec<Member> {
         let peers = self.networks.get(&network).into_iter().flat_map(|net| &net.peers);
-        let member = |(node, peer): (&NodeId, &Peer)| {
-            let link = self.link_up(peer)?;
-            let rank = link.paths().rank();
-            // Who reaches even members only over a stream has a server that relays to everybody.
-            (link.carries() && rank <= Rank::Turn).then_some(Member {
-                node: *node,
-                number: peer.number,
-                rank,
-            })
-        };
-        peers.filter_map(member).collect()
+        let mut members: Vec<Member> = peers.filter_map(|(node, peer)| self.member(*node, peer)).collect();
+        members.sort_by_key(|member| (member.rank, member.node));
+        members.truncate(limits::MEMBERS_CONSIDERED);
+        members
     }
 
-    /// A peer's link that carries frames.
+    /// Those of some that may stand between us and a peer.
+    fn usable_of(&self, net: &Network, some: &[NodeId], peer: NodeId) -> Vec<Member> {
+        let others = some.iter().filter(|node| **node != peer);
+        let known = others.filter_map(|node| net.peers.get_key_value(node));
+        known.filter_map(|(node, peer)| self.member(*node, peer)).collect()
+    }
+
+    fn member(&self, node: NodeId, peer: &Peer) -> Option<Member> {
+        let link = self.link_up(peer)?;
+        let rank = link.paths().rank();
+        // Who reaches even members only over a stream has a server that relays to everybody.
+        (link.carries() && rank <= Rank::Turn).then_some(Member {
+            node,
+            number: peer.number,
+            rank,
+        })
+    }
+
+    /// A peer's link that came up.
     pub(super) fn link_up(&self, peer: &Peer) -> Option<&Link> {
         Some(&self.links.get(&peer.current?)?.link)
     }
@@ -145,10 +158,11 @@ impl Network {
 }
 
 /// Those whom the peer named too come first.
-fn named(usable: &[Member], own: NodeId, peer: NodeId, theirs: &[NodeId]) -> Vec<NodeId> {
-    let others = usable.iter().filter(|member| member.node != peer).copied().collect();
-    let mut members = in_order(others, own, peer);
-    members.sort_by_key(|member| !theirs.contains(&member.node));
+fn named(usable: &[Member], both: &[Member], own: NodeId, peer: NodeId) -> Vec<NodeId> {
+    let is_other = |member: &&Member| member.node != peer && both.iter().all(|b| b.node != member.node);
+    let others = usable.iter().filter(is_other).copied().collect();
+    let mut members = in_order(both.to_vec(), own, peer);
+    members.extend(in_order(others, own, peer));
     members.truncate(limits::LISTED_MEMBERS);
     members.into_iter().map(|member| member.node).collect()
 }

@@ -14,6 +14,7 @@ use super::peers::{Network, Peer};
 use super::signals::Between;
 use crate::fast::transit::{Inside, Name, Neighbour};
 use crate::forward::DropReason;
+use crate::limits;
 use crate::link::LinkId;
 use crate::record::ReceiverIndex;
 use crate::transit::{self, HERE, ShortId, Transit, Way};
@@ -112,7 +113,8 @@ impl Node {
         let payload = [head, datagram].concat();
         // A handshake has no shorter datagrams; records that are too long must be missed where sizes are looked for.
         let is_record = matches!(datagram.first(), Some(0x80..=0xBF));
-        let may_be_cut = !is_record && payload.len() > most && self.cut_rate.allows(now);
+        let is_long = payload.len() > most && datagram.len() <= limits::HANDSHAKE_DATAGRAM;
+        let may_be_cut = !is_record && is_long && self.cut_rate.allows(now);
         let sent = self.with_link(now, id, |link, cx| link.send_inside(cx, &payload, may_be_cut));
         sent.unwrap_or(Err(DropReason::TransitLink)).map(|()| id)
     }
