@@ -112,13 +112,14 @@ impl Pair {
         let mtu: Vec<&str> = mtu.iter().flatten().map(String::as_str).collect();
         let founder = Node::start_without(ipop, &hosts[1], wish.without)?;
         founder.create_with(&rendezvous, &mtu)?;
-        let joiner = Node::start_without(ipop, &hosts[0], wish.without)?;
-        join_with(ipop, &hosts[0], &founder.invite(1)?, &mtu)?;
         let member = third.map(|host| Node::start_without(ipop, host, wish.without));
         let member = member.transpose()?;
         if let Some(member) = &member {
             member.join(&founder.invite(1)?)?;
         }
+        // Last: the founder may be reached through the third only.
+        let joiner = Node::start_without(ipop, &hosts[0], wish.without)?;
+        join_with(ipop, &hosts[0], &founder.invite(1)?, &mtu)?;
         let pair = Self {
             nodes: [joiner, founder],
             member,
