@@ -20,6 +20,8 @@ const MERGE_AT: usize = 64 << 10;
 const RECEIVE_BUFFERS: usize = 8;
 /// Who finds so much at once had it coming faster than it was taken: about one train.
 const FULL_BYTES: usize = 56 << 10;
+/// The same for short datagrams: as many as one train has.
+const FULL_DATAGRAMS: usize = 64;
 
 /// The way in of one worker.
 pub(super) struct Arriving {
@@ -57,17 +59,19 @@ impl Arriving {
             departing,
             lanes,
         };
-        let mut bytes = 0;
+        let (mut bytes, mut datagrams) = (0, 0);
         for number in 0.. {
             let Some(part) = self.batch.part(number) else { break };
             bytes += part.bytes.len();
+            datagrams += part.bytes.len().div_ceil(part.stride);
             for start in part.bytes.clone().step_by(part.stride) {
                 let end = part.bytes.end.min(start + part.stride);
                 round.take(part.local, part.remote, self.batch.memory(), start..end);
             }
         }
         round.give_nics(self.batch.memory());
-        Ok(if bytes >= FULL_BYTES { Turn::Full } else { Turn::Some })
+        let is_full = bytes >= FULL_BYTES || datagrams >= FULL_DATAGRAMS;
+        Ok(if is_full { Turn::Full } else { Turn::Some })
     }
 }
 
