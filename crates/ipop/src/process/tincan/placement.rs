@@ -24,25 +24,25 @@ const REST: Duration = Duration::from_millis(100);
 pub(crate) struct Load {
     /// How often one had much to do.
     rushes: AtomicU64,
-    /// The first rush is to be told to the engine.
-    tells: AtomicBool,
+    /// There is little traffic, so it stays on its core. The first rush ends that, and is told to the engine.
+    is_little: AtomicBool,
 }
 
 impl Load {
     /// A worker has much to do: whether the engine is to be told.
     pub(crate) fn on_rush(&self) -> bool {
         self.rushes.fetch_add(1, Ordering::Relaxed);
-        self.tells.load(Ordering::Relaxed) && self.tells.swap(false, Ordering::Relaxed)
+        self.is_little() && self.is_little.swap(false, Ordering::Relaxed)
     }
 
-    /// Traffic stays on its core: who looks on there would only be in the way of the program that is to answer.
+    /// Whether there is little: who looks on then, on the core of the program that is to answer, is in its way.
     pub(crate) fn is_little(&self) -> bool {
-        self.tells.load(Ordering::Relaxed)
+        self.is_little.load(Ordering::Relaxed)
     }
 
-    /// It could not be told: the next one is.
-    pub(crate) fn tell_again(&self) {
-        self.tells.store(true, Ordering::Relaxed);
+    /// From now on, or still, as the rush could not be told: the next one is.
+    pub(crate) fn set_little(&self) {
+        self.is_little.store(true, Ordering::Relaxed);
     }
 }
 
@@ -139,7 +139,7 @@ impl Placement {
         match self.try_by_core(nics.clone()) {
             Ok(()) => {
                 self.way = Way::ByCore;
-                self.shared.load.tell_again();
+                self.shared.load.set_little();
             }
             Err(error) => {
                 self.missing = Some(format!("{error:#}"));

@@ -43,8 +43,8 @@ pub(crate) fn count() -> usize {
         .min(WORKERS_MAX)
 }
 
-/// Which socket datagrams wait at: the record's lane says (a lane for each queue of each worker, from 1 on), all else waits at
-/// the first, which is for nothing else.
+/// Which socket datagrams wait at while there is much traffic: the record's lane says (a lane for each queue of each worker, from
+/// 1 on), all else waits at the first, which is for nothing else.
 pub(crate) fn steering(workers: usize) -> Steering {
     Steering {
         mask: 0xc0,
@@ -150,7 +150,7 @@ impl Shared {
 
     fn on_rush(&self) {
         if self.load.on_rush() && self.wakes.try_send(Wake::Rush).is_err() {
-            self.load.tell_again();
+            self.load.set_little();
         }
     }
 
