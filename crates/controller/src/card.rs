@@ -112,6 +112,7 @@ mod tests {
     use super::*;
     use crate::fixture::*;
     use crate::log::{Log, Source};
+    use crate::membership::Roster;
 
     fn card(number: u8) -> Vec<u8> {
         let mut log = Log::new(network());
@@ -119,7 +120,8 @@ mod tests {
             Source::Member,
             [genesis(), grant(100, 5), admission(100, 2, 1, 1, 10, "bob")],
         );
-        let draft = CardDraft::new(network(), node(2), START, 7, &log.chain_of(node(2)));
+        let chain = Roster::evaluate(&log).chain_of(&log, node(2));
+        let draft = CardDraft::new(network(), node(2), START, 7, &chain);
         let signature = key(number).sign(Purpose::Presence, &draft.payload());
         draft.signed(&signature)
     }

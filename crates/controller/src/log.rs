@@ -182,29 +182,15 @@ impl Log {
         })
     }
 
-    /// What proves a node's membership: its admissions with their grants, then its sponsors', up to the root; nearest first.
-    pub fn chain_of(&self, node: NodeId) -> Vec<&Verified> {
-        let mut chain: Vec<&Verified> = Vec::new();
-        let mut wanted = vec![node];
-        let mut seen = BTreeSet::new();
-        let mut grants = BTreeSet::new();
-        while let Some(node) = wanted.pop() {
-            if !seen.insert(node) {
-                continue;
-            }
-            for entry in self.entries() {
-                match entry.entry() {
-                    Entry::Admission(a) if a.request.joiner == node => {
-                        chain.push(entry);
-                        chain.extend(self.grant_of(a.request.grant).filter(|g| grants.insert(g.id())));
-                        wanted.push(a.sponsor);
-                    }
-                    Entry::Genesis(genesis) if genesis.founder == node => chain.push(entry),
-                    _ => {}
-                }
-            }
-        }
-        chain
+    /// An entry, by its id.
+    pub fn get(&self, id: EntryId) -> Option<&Verified> {
+        self.entries.get(&id)
+    }
+
+    /// What the founder signed of itself: what every chain ends with.
+    pub fn genesis_of(&self, founder: NodeId) -> Option<&Verified> {
+        self.entries()
+            .find(|e| matches!(e.entry(), Entry::Genesis(genesis) if genesis.founder == founder))
     }
 
     /// The grant of an invite key.

@@ -17,7 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use api::{Cidr, NetworkId, NodeId};
 
 use crate::addressing::{free_name, ipv4_of, ipv6_of, ipv6_subnet};
-use crate::entry::{Admission, Entry, EntryId, Genesis};
+use crate::entry::{Admission, Entry, EntryId, Genesis, Verified};
 use crate::limits::CLOCK_TOLERANCE_S;
 use crate::log::Log;
 
@@ -79,6 +79,7 @@ pub struct Roster {
     /// Who is not (any more).
     pub gone: BTreeMap<NodeId, Gone>,
     used: BTreeMap<[u8; 32], BTreeSet<NodeId>>,
+    accepted: BTreeMap<NodeId, Vec<EntryId>>,
 }
 
 impl Roster {
@@ -102,6 +103,7 @@ impl Roster {
             members,
             gone,
             used,
+            accepted: sets.by_joiner(&accepted),
         }
     }
 
@@ -109,6 +111,33 @@ impl Roster {
     pub fn uses_of(&self, grant: &[u8; 32], node: NodeId) -> (usize, bool) {
         let users = self.used.get(grant);
         (users.map_or(0, BTreeSet::len), users.is_some_and(|u| u.contains(&node)))
+    }
+
+    /// What proves a node's membership to who knows the root only: the admissions by which it came in with their grants, then
+    /// its sponsors', up to the founder; nearest first. `log` is the one that this roster was worked out from.
+    ///
+    /// Admissions that were refused are left out: to who does not know what they were refused for, they would use up grants.
+    pub fn chain_of<'a>(&self, log: &'a Log, node: NodeId) -> Vec<&'a Verified> {
+        let mut chain: Vec<&Verified> = Vec::new();
+        let mut wanted = vec![node];
+        let mut seen = BTreeSet::new();
+        let mut grants = BTreeSet::new();
+        while let Some(node) = wanted.pop() {
+            if !seen.insert(node) {
+                continue;
+            }
+            chain.extend(log.genesis_of(node));
+            let ids = self.accepted.get(&node).into_iter().flatten();
+            for entry in ids.filter_map(|id| log.get(*id)) {
+                if let Entry::Admission(admission) = entry.entry() {
+                    let grant = log.grant_of(admission.request.grant);
+                    chain.push(entry);
+                    chain.extend(grant.filter(|g| grants.insert(g.id())));
+                    wanted.push(admission.sponsor);
+                }
+            }
+        }
+        chain
     }
 
     /// Whether a node is in.
@@ -187,6 +216,17 @@ impl<'a> Sets<'a> {
             self.enter(request.joiner, &mut admitted, &mut ready);
         }
         (accepted, used)
+    }
+
+    fn by_joiner(&self, accepted: &[EntryId]) -> BTreeMap<NodeId, Vec<EntryId>> {
+        let mut by_joiner: BTreeMap<NodeId, Vec<EntryId>> = BTreeMap::new();
+        for id in accepted {
+            by_joiner
+                .entry(self.admissions[id].request.joiner)
+                .or_default()
+                .push(*id);
+        }
+        by_joiner
     }
 
     fn enter(&self, node: NodeId, admitted: &mut BTreeSet<NodeId>, ready: &mut BTreeSet<(u16, EntryId)>) {
@@ -315,7 +355,6 @@ fn clashes(members: &BTreeMap<NodeId, Member>, new: &Member) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::Verified;
     use crate::fixture::*;
     use crate::log::Source;
     use proptest::prelude::*;
@@ -453,6 +492,30 @@ mod tests {
         assert_eq!(names(&all), ["bob", "carol"]);
     }
 
+    fn chain_proves(whole: &Log, roster: &Roster, node: NodeId) -> bool {
+        let chain: Vec<Verified> = roster.chain_of(whole, node).into_iter().cloned().collect();
+        let mut alone = Log::new(network());
+        alone.insert(Source::Anybody, chain);
+        Roster::evaluate(&alone).has(node)
+    }
+
+    #[test]
+    fn a_chain_proves_though_who_reads_it_does_not_know_the_ejection_that_left_a_use_of_the_invite() {
+        let whole = log(&[
+            genesis(),
+            grant(100, 1),
+            grant(101, 9),
+            admission(101, 2, 1, 1, 10, "mallory"),
+            admission(100, 3, 2, 1, 20, "sybil"),
+            ejection(2, 55, Vec::new()),
+            admission(100, 4, 1, 2, 60, "bob"),
+            admission(100, 4, 3, 3, 60, "bob"),
+        ]);
+        let roster = Roster::evaluate(&whole);
+        assert!(roster.has(node(4)));
+        assert!(chain_proves(&whole, &roster, node(4)));
+    }
+
     /// A busy history: nodes 1 to 12, three grants, clashes of names and uses, leaves, an ejection.
     fn history() -> impl Strategy<Value = Vec<Verified>> {
         let step = (2u8..12, 1u8..12, 0u8..3, 1u16..4, 1u64..60, 0u8..8);
@@ -521,12 +584,9 @@ mod tests {
             let whole = log(&all);
             let order: Vec<Verified> = whole.in_order().into_iter().cloned().collect();
             prop_assert_eq!(log(&order).digest(), whole.digest());
-            for node in Roster::evaluate(&whole).members.keys() {
-                let chain: Vec<Verified> = whole.chain_of(*node).into_iter().cloned().collect();
-                let mut alone = Log::new(network());
-                alone.insert(Source::Anybody, [genesis_in("10.9.9.0/28")]);
-                alone.insert(Source::Anybody, chain);
-                prop_assert!(Roster::evaluate(&alone).has(*node));
+            let roster = Roster::evaluate(&whole);
+            for node in roster.members.keys() {
+                prop_assert!(chain_proves(&whole, &roster, *node));
             }
         }
     }

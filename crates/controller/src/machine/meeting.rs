@@ -110,7 +110,8 @@ impl Group {
         };
         self.meeting.signing = true;
         let nonce = cx.fx.rng.next_u64();
-        let draft = CardDraft::new(self.network, node, cx.now.unix, nonce, &self.log.chain_of(node));
+        let chain = self.roster.chain_of(&self.log, node);
+        let draft = CardDraft::new(self.network, node, cx.now.unix, nonce, &chain);
         let payload = draft.payload();
         cx.sign(
             self.network,

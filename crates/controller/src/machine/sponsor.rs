@@ -196,7 +196,7 @@ impl Group {
 
     fn welcome(&mut self, cx: &mut Cx<'_>, work: &Work) {
         let tag = tag_of(&work.request);
-        let chain: Vec<_> = self.log.chain_of(work.from).into_iter().rev().collect();
+        let chain: Vec<_> = self.roster.chain_of(&self.log, work.from).into_iter().rev().collect();
         let ids: std::collections::BTreeSet<_> = chain.iter().map(|e| e.id()).collect();
         let rest = self.log.in_order().into_iter().filter(|e| !ids.contains(&e.id()));
         let all = parts(chain.into_iter().chain(rest).map(Verified::bytes));
