@@ -20,6 +20,7 @@ use tincan::fast::slice::Shape;
 use tincan::fast::trains::Trains;
 use tincan::fast::transit::pass_on;
 use tincan::fast::{self, Departed, FastPath, Inbound, Lanes, Snapshot};
+use tincan::frame::split;
 use tincan::gather::IfAddr;
 use tincan::gauge::Gauge;
 use tincan::keys::{DeviceSecret, NodeKey};
@@ -234,8 +235,9 @@ impl Member {
     /// A datagram reached the socket.
     pub fn handle_datagram(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, mut bytes: Vec<u8>) {
         let tell = match fast::inbound(&self.snapshot, remote, &mut bytes) {
-            Inbound::Frame { range, tell, .. } => {
-                self.effects.push_back(Effect::Frame(bytes[range].to_vec()));
+            Inbound::Frames { range, tell, .. } => {
+                let frames = split(&bytes, range).map(|frame| Effect::Frame(bytes[frame].to_vec()));
+                self.effects.extend(frames);
                 tell
             }
             Inbound::PassOn {

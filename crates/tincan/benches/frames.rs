@@ -82,7 +82,7 @@ fn ways(c: &mut Criterion) {
                     };
                     in_batches(count, length, fill, |room| {
                         let opened = inbound(&bob, outside(1), black_box(&mut room[HEADROOM - HEADER..]));
-                        assert!(matches!(opened, Inbound::Frame { .. }));
+                        assert!(matches!(opened, Inbound::Frames { .. }));
                     })
                 });
             });

@@ -2,9 +2,9 @@
 //!
 //! Out: 1 the frame is parsed, 2 its source must be ours, 3 its destination names a link, 4 it must fit the path,
 //! 5 it is sealed in place, 6 the shell sends it to the path's address. What has no link, is for a group or does not
-//! fit goes to the engine.
+//! fit goes to the engine. Short frames that leave together for one link share a record.
 //! In: 1 the receiver index names a session, 2 the sender's address must be the one expected, 3 the record is opened
-//! in place, 4 the frame inside must come from an address of its sender and be for us or for all, 5 the shell gives it
+//! in place, 4 each frame inside must come from an address of its sender and be for us or for all, 5 the shell gives them
 //! to the NIC. Control records, unexpected addresses, STUN and handshakes go to the engine.
 //!
 //! Promises: no allocation (but for a sender's first frame over more links than ever before), lock or log; a worker
@@ -12,6 +12,7 @@
 //! counters), sockets, how snapshots come about.
 
 mod arrive;
+mod depart;
 pub mod merge;
 pub mod slice;
 mod sum;
@@ -28,15 +29,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use api::{Cidr, NetworkId};
 
 use crate::forward::{DropReason, Drops};
-use crate::frame::{Frame, must_pass};
+use crate::frame::Frame;
 use crate::limits;
 use crate::record::{HEADER, Lane, OpenKeys, ReceiverIndex, SealKey, TAG};
 
-use self::slice::{Shape, Slices};
-use self::trains::Trains;
-use self::transit::{Hull, Inside, Name, Neighbour, Passing, begin_record};
+use self::transit::{Inside, Name, Neighbour, Passing};
 
 pub use self::arrive::{accept, inbound};
+pub use self::depart::{Departed, Departure, depart};
 
 /// Bytes of TURN channel data before a record (RFC 8656 section 12.4).
 pub(crate) const CHANNEL: usize = 4;
@@ -193,8 +193,8 @@ impl LinkShared {
         self.wants_waking()
     }
 
-    fn on_received(&self, bytes: usize) {
-        self.received_frames.fetch_add(1, Ordering::Relaxed);
+    fn on_received(&self, frames: u64, bytes: usize) {
+        self.received_frames.fetch_add(frames, Ordering::Relaxed);
         self.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
@@ -252,11 +252,11 @@ pub enum Outbound {
 /// What became of a datagram from the socket.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Inbound {
-    /// `datagram[range]` is a frame for the NIC of `network`.
-    Frame {
+    /// `datagram[range]` is one frame for the NIC of `network`, or several, one behind the other (`frame::split`).
+    Frames {
         /// The network.
         network: NetworkId,
-        /// Where it lies in the datagram.
+        /// Where they lie in the datagram.
         range: Range<usize>,
         /// Tell the engine (`Node::handle_opened`): traffic or an epoch began.
         tell: Option<Tell>,
@@ -384,96 +384,6 @@ pub fn seal(link: &FastLink, lanes: &mut Lanes, slot: LinkSlot, buffer: &mut [u8
     }
 }
 
-/// What became of a frame of a NIC with offload.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Departed {
-    /// All its pieces are in the trains or were sent; to be told to the engine if traffic began.
-    Sealed(Option<LinkSlot>),
-    /// `Node::handle_frame` knows what to do with each of its pieces.
-    ToEngine,
-    /// The same, and the first piece is enough: they are too large for the path.
-    FirstToEngine,
-    /// Counted.
-    Dropped(DropReason),
-}
-
-/// Seals a frame of a network's NIC, cut as its shape says, into `trains`. Calls `send`, which must clear them, whenever
-/// they are full.
-pub fn depart(
-    snapshot: &Snapshot,
-    lanes: &mut Lanes,
-    network: NetworkId,
-    (shape, frame): (&Shape, &[u8]),
-    trains: &mut Trains,
-    mut send: impl FnMut(&mut Trains),
-) -> Departed {
-    let Some(net) = snapshot.network(network) else {
-        return Departed::ToEngine;
-    };
-    let dropped = |reason| {
-        net.drops.count(reason);
-        Departed::Dropped(reason)
-    };
-    let slot = match way_out(net, frame) {
-        Ok(Some(slot)) => slot,
-        Ok(None) => return Departed::ToEngine,
-        Err(reason) => return dropped(reason),
-    };
-    let Ok(mut slices) = Slices::new(shape, frame) else {
-        return dropped(DropReason::Malformed);
-    };
-    let Some(link) = snapshot.link(slot).filter(|link| link.path != FastPath::Engine) else {
-        return Departed::ToEngine;
-    };
-    // On lane 0 a kind would stand before the frame.
-    if lanes.id == 0 {
-        return Departed::ToEngine;
-    }
-    let longest = slices.largest();
-    if longest > link.frame_max {
-        let all = link.cuts || must_pass(frame, longest);
-        return if all {
-            Departed::ToEngine
-        } else {
-            Departed::FirstToEngine
-        };
-    }
-    let hull = match link.path {
-        FastPath::Member(inside) => match Hull::of(snapshot, inside).filter(|hull| hull.carries(longest)) {
-            Some(hull) => Some(hull),
-            None => return Departed::ToEngine,
-        },
-        _ => None,
-    };
-    let path = hull.map_or(link.path, |hull| hull.path());
-    let wrapping = hull.map_or(0, |hull| hull.overhead());
-    let (mut frames, mut bytes) = (0, 0);
-    while let Some(length) = slices.next_len() {
-        let record = length + overhead(link.path) + wrapping;
-        if !trains.has_room(record) {
-            send(trains);
-        }
-        let sealed = trains.room(record).map(|room| match hull {
-            Some(hull) => hull.seal_slice(link, lanes, slot, &mut slices, room),
-            None => seal_slice(link, lanes, slot, &mut slices, room),
-        });
-        if sealed != Some(true) {
-            let left = (slices.count() - frames) as u64;
-            link.shared.drops.add(DropReason::Exhausted, left);
-            return Departed::Dropped(DropReason::Exhausted);
-        }
-        trains.take(path, record);
-        frames += 1;
-        bytes += length;
-    }
-    let outer = hull.inspect(|hull| hull.count(frames));
-    // One link is told of at a time; the other one at its next frame.
-    if link.shared.on_sent(frames, bytes, longest) {
-        return Departed::Sealed(Some(slot));
-    }
-    Departed::Sealed(outer.and_then(|hull| hull.wakes()))
-}
-
 /// The link of a frame's destination, where there is one.
 fn way_out(net: &NetTable, frame: &[u8]) -> Result<Option<LinkSlot>, DropReason> {
     let parsed = Frame::parse(frame).map_err(|_| DropReason::Malformed)?;
@@ -481,23 +391,6 @@ fn way_out(net: &NetTable, frame: &[u8]) -> Result<Option<LinkSlot>, DropReason>
         return Err(DropReason::OwnSource);
     }
     Ok(net.route(parsed.destination))
-}
-
-/// Bytes that a datagram has beside the frame, on a worker's lane.
-fn overhead(path: FastPath) -> usize {
-    let channel = if matches!(path, FastPath::Channel { .. }) {
-        CHANNEL
-    } else {
-        0
-    };
-    channel + HEADER + TAG
-}
-
-fn seal_slice(link: &FastLink, lanes: &mut Lanes, slot: LinkSlot, slices: &mut Slices<'_>, room: &mut [u8]) -> bool {
-    let record = begin_record(link.path, room);
-    let end = record.len() - TAG;
-    slices.write(&mut record[HEADER..end]);
-    link.sealer.seal(lanes.lane(slot), record).is_ok()
 }
 
 fn dropped(drops: &Drops, reason: DropReason) -> Outbound {

@@ -5,6 +5,7 @@
 //! Refuses to know: ports, flows, anything behind the IP header.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
 use crate::limits;
 
@@ -36,38 +37,74 @@ const ICMPV6: u8 = 58;
 impl Frame {
     /// Reads the IP header; the frame must be exactly as long as it says.
     pub fn parse(bytes: &[u8]) -> Result<Self, FrameError> {
-        match bytes.first().ok_or(FrameError::Length)? >> 4 {
-            4 => Self::parse_v4(bytes),
-            6 => Self::parse_v6(bytes),
-            _ => Err(FrameError::Version),
+        match Self::parse_first(bytes)? {
+            (frame, length) if length == bytes.len() => Ok(frame),
+            _ => Err(FrameError::Length),
         }
     }
 
-    fn parse_v4(bytes: &[u8]) -> Result<Self, FrameError> {
+    /// Reads the IP header of the first of several frames that lie one behind the other; gives its length too.
+    pub fn parse_first(bytes: &[u8]) -> Result<(Self, usize), FrameError> {
+        let (frame, length) = match bytes.first().ok_or(FrameError::Length)? >> 4 {
+            4 => Self::parse_v4(bytes)?,
+            6 => Self::parse_v6(bytes)?,
+            _ => return Err(FrameError::Version),
+        };
+        if length > bytes.len() {
+            return Err(FrameError::Length);
+        }
+        Ok((frame, length))
+    }
+
+    fn parse_v4(bytes: &[u8]) -> Result<(Self, usize), FrameError> {
         let header: &[u8; V4_HEADER] = bytes.first_chunk().ok_or(FrameError::Length)?;
         let header_bytes = usize::from(header[0] & 0x0f) * 4;
         let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
-        if header_bytes < V4_HEADER || total < header_bytes || total != bytes.len() {
+        if header_bytes < V4_HEADER || total < header_bytes {
             return Err(FrameError::Length);
         }
         let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *header;
-        Ok(Self {
+        let frame = Self {
             source: Ipv4Addr::new(s0, s1, s2, s3).into(),
             destination: Ipv4Addr::new(d0, d1, d2, d3).into(),
-        })
+        };
+        Ok((frame, total))
     }
 
-    fn parse_v6(bytes: &[u8]) -> Result<Self, FrameError> {
+    fn parse_v6(bytes: &[u8]) -> Result<(Self, usize), FrameError> {
         let header: &[u8; V6_HEADER] = bytes.first_chunk().ok_or(FrameError::Length)?;
         let payload = usize::from(u16::from_be_bytes([header[4], header[5]]));
-        if V6_HEADER + payload != bytes.len() {
-            return Err(FrameError::Length);
-        }
         let (addresses, _) = header[8..].as_chunks::<16>();
-        Ok(Self {
+        let frame = Self {
             source: Ipv6Addr::from(addresses[0]).into(),
             destination: Ipv6Addr::from(addresses[1]).into(),
-        })
+        };
+        Ok((frame, V6_HEADER + payload))
+    }
+}
+
+/// Where each of the frames in `bytes[range]` lies that are there one behind the other, up to the first bytes that are none.
+pub fn split(bytes: &[u8], range: Range<usize>) -> Split<'_> {
+    Split {
+        bytes: &bytes[..range.end],
+        start: range.start,
+    }
+}
+
+/// See [`split`]. It holds nothing but the place between two looks at the bytes.
+pub struct Split<'a> {
+    bytes: &'a [u8],
+    start: usize,
+}
+
+impl Iterator for Split<'_> {
+    type Item = Range<usize>;
+
+    fn next(&mut self) -> Option<Range<usize>> {
+        let (_, length) = Frame::parse_first(&self.bytes[self.start..]).ok()?;
+        let start = self.start;
+        self.start += length;
+        Some(start..self.start)
     }
 }
 

@@ -32,7 +32,7 @@ fn frames_take_no_memory_either_way() {
                 let datagram = &mut buffer[record..];
                 assert!(matches!(
                     inbound(&ends.bob, outside(1), datagram),
-                    Inbound::Frame { .. }
+                    Inbound::Frames { .. }
                 ));
             };
             // The first record of a lane in an epoch makes its replay window.
@@ -106,7 +106,7 @@ fn refusing_takes_no_memory() {
             for datagram in [&mut replayed, &mut forged, &mut stranger] {
                 assert!(!matches!(
                     inbound(&ends.bob, outside(1), datagram),
-                    Inbound::Frame { .. }
+                    Inbound::Frames { .. }
                 ));
             }
             for frame in [&mut nobody, &mut spoofed] {

@@ -9,7 +9,7 @@ use tincan::fast::{
     self, FastLink, FastPath, FastReceiver, HEADROOM, Inbound, Lanes, LinkShared, LinkSlot, NetTable, Outbound,
     Snapshot, TAILROOM,
 };
-use tincan::frame::{Frame, too_big, unreachable};
+use tincan::frame::{Frame, split, too_big, unreachable};
 use tincan::limits;
 use tincan::record::{Cipher, DropReason, HEADER, Header, LANES, Lane, OVERHEAD, ReceiverIndex};
 use tincan::session::{Role, Session, SessionKeys};
@@ -69,7 +69,7 @@ pub(crate) fn inbound(bytes: &[u8]) {
     let (ann, bob) = (end(Role::Client, None), end(Role::Server, None));
     let mut datagram = bytes.to_vec();
     let verdict = fast::inbound(&ann.snapshot, at(BOB), &mut datagram);
-    assert!(!matches!(verdict, Inbound::Frame { .. }), "nobody sealed that");
+    assert!(!matches!(verdict, Inbound::Frames { .. }), "nobody sealed that");
     assert!(bytes.len() < OVERHEAD || datagram[..HEADER] == bytes[..HEADER]);
 
     let payload = &bytes[..bytes.len().min(limits::FRAME)];
@@ -82,10 +82,15 @@ pub(crate) fn inbound(bytes: &[u8]) {
     };
     let mut datagram = buffer[range].to_vec();
     match fast::inbound(&ann.snapshot, at(BOB), &mut datagram) {
-        Inbound::Frame { range, .. } => {
-            assert_eq!(&datagram[range], payload);
-            let frame = Frame::parse(payload).expect("nothing else goes to the NIC");
-            assert_eq!(frame.source, ip("10.1.0.2"), "only the sender's own addresses");
+        Inbound::Frames { range, .. } => {
+            assert!(!range.is_empty() && payload.starts_with(&datagram[range.clone()]));
+            let mut end = range.start;
+            for at in split(&datagram, range.clone()) {
+                end = at.end;
+                let frame = Frame::parse(&datagram[at]).expect("nothing else goes to the NIC");
+                assert_eq!(frame.source, ip("10.1.0.2"), "only the sender's own addresses");
+            }
+            assert_eq!(end, range.end);
         }
         Inbound::Dropped(..) => {}
         Inbound::Inside { payload, .. } => assert!(is_transit(&datagram[payload])),
@@ -114,7 +119,7 @@ pub(crate) fn outbound(bytes: &[u8]) {
         let mut datagram = buffer[range].to_vec();
         let from = if path.is_some() { BOB } else { ANN };
         match fast::inbound(&bob.snapshot, at(from), &mut datagram) {
-            Inbound::Frame { range, .. } => assert_eq!(&datagram[range], bytes),
+            Inbound::Frames { range, .. } => assert_eq!(&datagram[range], bytes),
             other => panic!("what was sealed is opened: {other:?}"),
         }
     }

@@ -63,13 +63,13 @@ pub(super) fn open_at(snapshot: &Snapshot, came_by: CameBy, datagram: &mut [u8],
     if is_transit(opened.payload) {
         return on_transit(snapshot, receiver, came_by, (datagram, payload), tell);
     }
-    if let Err(reason) = accept(receiver, opened.payload) {
-        return Inbound::Dropped(reason, tell());
-    }
-    Inbound::Frame {
-        network: receiver.net.network,
-        range: payload,
-        tell: tell(),
+    match accept(receiver, opened.payload) {
+        Ok(bytes) => Inbound::Frames {
+            network: receiver.net.network,
+            range: payload.start..payload.start + bytes,
+            tell: tell(),
+        },
+        Err(reason) => Inbound::Dropped(reason, tell()),
     }
 }
 
@@ -89,7 +89,7 @@ fn on_transit(
         Inbound::Dropped(reason, None)
     });
     match &mut inbound {
-        Inbound::Frame { tell, .. }
+        Inbound::Frames { tell, .. }
         | Inbound::PassOn { tell, .. }
         | Inbound::Inside { tell, .. }
         | Inbound::Dropped(_, tell) => {
@@ -103,18 +103,35 @@ fn on_transit(
     inbound
 }
 
-/// Whether a frame that a session's sender sealed may go to the NIC; counts it either way.
-pub fn accept(receiver: &FastReceiver, frame: &[u8]) -> Result<(), DropReason> {
-    let verdict = judge(receiver, frame);
-    match verdict {
-        Ok(()) => receiver.shared.on_received(frame.len()),
-        Err(reason) => receiver.shared.drops.count(reason),
+/// Which of the frames that a session's sender sealed together may go to the NIC: the bytes from the first on, up to one that
+/// may not, which is dropped with all behind it: no honest sender makes such a record. Counts them either way.
+pub fn accept(receiver: &FastReceiver, payload: &[u8]) -> Result<usize, DropReason> {
+    let (mut frames, mut bytes) = (0, 0);
+    let refused = loop {
+        match judge(receiver, &payload[bytes..]) {
+            Ok(length) => {
+                frames += 1;
+                bytes += length;
+            }
+            Err(reason) => break Some(reason),
+        }
+        if bytes == payload.len() {
+            break None;
+        }
+    };
+    if let Some(reason) = refused {
+        receiver.shared.drops.count(reason);
     }
-    verdict
+    if let (0, Some(reason)) = (frames, refused) {
+        return Err(reason);
+    }
+    receiver.shared.on_received(frames, bytes);
+    Ok(bytes)
 }
 
-fn judge(receiver: &FastReceiver, frame: &[u8]) -> Result<(), DropReason> {
-    let parsed = Frame::parse(frame).map_err(|_| DropReason::Malformed)?;
+/// The length of the first frame, if it may go to the NIC.
+fn judge(receiver: &FastReceiver, payload: &[u8]) -> Result<usize, DropReason> {
+    let (parsed, length) = Frame::parse_first(payload).map_err(|_| DropReason::Malformed)?;
     if !receiver.allowed.contains(&parsed.source) {
         return Err(DropReason::Source);
     }
@@ -122,7 +139,7 @@ fn judge(receiver: &FastReceiver, frame: &[u8]) -> Result<(), DropReason> {
     if !net.own.contains(&parsed.destination) && !is_group(parsed.destination, &net.subnets) {
         return Err(DropReason::Destination);
     }
-    Ok(())
+    Ok(length)
 }
 
 /// Where the record begins, and how it came.

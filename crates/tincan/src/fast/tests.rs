@@ -2,8 +2,11 @@
 
 use std::time::Instant;
 
+use super::slice::Shape;
 use super::testing::{Flow, plain_flow};
+use super::trains::Trains;
 use super::*;
+use crate::frame::split;
 use crate::frame::tests::frame;
 use crate::record::Cipher;
 use crate::session::{Role, Session, SessionKeys};
@@ -110,7 +113,7 @@ fn a_frame_crosses_on_a_workers_lane() {
     assert_eq!(datagram[0], 0x85);
     assert_eq!(datagram.len(), sent.len() + HEADER + TAG);
     match inbound(&bob.snapshot, at(ANN), &mut datagram) {
-        Inbound::Frame { network, range, tell } => {
+        Inbound::Frames { network, range, tell } => {
             assert_eq!((network, &datagram[range]), (NETWORK, &sent[..]));
             assert!(tell.is_some(), "the first record of an epoch is told");
         }
@@ -131,7 +134,7 @@ fn traffic_wakes_the_engine_once() {
         let Outbound::Sealed { wake, range, .. } = outbound(&ann.snapshot, &mut lanes, NETWORK, &mut buffer) else {
             panic!("not sealed");
         };
-        let Inbound::Frame { tell, .. } = inbound(&bob.snapshot, at(ANN), &mut buffer[range]) else {
+        let Inbound::Frames { tell, .. } = inbound(&bob.snapshot, at(ANN), &mut buffer[range]) else {
             panic!("not opened");
         };
         wakes.push((wake, tell.is_some()));
@@ -154,7 +157,7 @@ fn channel_data_is_written_and_read_in_place() {
         assert_eq!(usize::from(datagram[3]) + CHANNEL, datagram.len());
         let mut arriving = datagram.clone();
         match inbound(&bob.snapshot, server, &mut arriving) {
-            Inbound::Frame { range, .. } if lane == 1 => assert_eq!(arriving[range], sent),
+            Inbound::Frames { range, .. } if lane == 1 => assert_eq!(arriving[range], sent),
             Inbound::ToEngine if lane == 0 => assert_eq!(arriving, datagram),
             other => panic!("lane {lane}: {other:?}"),
         }
@@ -184,6 +187,37 @@ fn frames_with_a_foreign_source_or_destination_are_dropped_and_counted() {
         );
         assert_eq!(bob.shared.drops.get(reason), 1);
         assert_eq!(bob.shared.received_frames.load(Ordering::Relaxed), 0);
+    }
+}
+
+#[test]
+fn what_stands_behind_a_refused_frame_is_dropped_with_it() {
+    let good = frame("10.1.0.1", "10.1.0.2", b"good");
+    let foreign = frame("10.1.0.3", "10.1.0.2", b"x");
+    let cases = [
+        (vec![&good[..], &good, &good], 3, None),
+        (vec![&good, &foreign, &good], 1, Some(DropReason::Source)),
+        (vec![&good, &good, b"E"], 2, Some(DropReason::Malformed)),
+        (vec![&good, &good[..good.len() - 1]], 1, Some(DropReason::Malformed)),
+        (vec![&good, &[0; 40]], 1, Some(DropReason::Malformed)),
+    ];
+    for (parts, frames, reason) in cases {
+        let (ann, bob) = pair(direct(BOB), direct(ANN));
+        let link = ann.snapshot.links[3].as_ref().unwrap();
+        let mut buffer = with_room(&parts.concat());
+        let slot = LinkSlot::new(3).unwrap();
+        let Outbound::Sealed { range, .. } = seal(link, &mut Lanes::new(1).unwrap(), slot, &mut buffer) else {
+            panic!("not sealed");
+        };
+        let datagram = &mut buffer[range];
+        let Inbound::Frames { range, .. } = inbound(&bob.snapshot, at(ANN), datagram) else {
+            panic!("{parts:?}");
+        };
+        let accepted: Vec<_> = split(datagram, range).map(|frame| &datagram[frame]).collect();
+        assert_eq!(accepted, vec![&good[..]; frames]);
+        assert_eq!(bob.shared.received_frames.load(Ordering::Relaxed), frames as u64);
+        let dropped = reason.map_or(0, |reason| bob.shared.drops.get(reason));
+        assert_eq!(dropped, u64::from(reason.is_some()));
     }
 }
 
@@ -219,7 +253,7 @@ fn what_is_not_a_record_from_the_expected_address_is_left_as_it_is() {
     let mut again = record.clone();
     assert!(matches!(
         inbound(&bob.snapshot, at(ANN), &mut again),
-        Inbound::Frame { .. }
+        Inbound::Frames { .. }
     ));
     let got = inbound(&bob.snapshot, at(ANN), &mut record.clone());
     assert_eq!(got, Inbound::Dropped(DropReason::Replay, None));
@@ -282,7 +316,7 @@ fn a_joined_frame_departs_as_one_record_for_each_piece() {
         let frames: Vec<Vec<u8>> = records
             .into_iter()
             .map(|mut record| match inbound(&bob.snapshot, at(from), &mut record) {
-                Inbound::Frame { range, .. } => record[range].to_vec(),
+                Inbound::Frames { range, .. } => record[range].to_vec(),
                 other => panic!("{other:?}"),
             })
             .collect();

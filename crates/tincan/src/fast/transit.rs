@@ -8,11 +8,9 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::arrive::{CameBy, open_at};
-use super::slice::Slices;
+use super::depart::overhead;
 use super::trains::Trains;
-use super::{
-    CHANNEL, FastLink, FastPath, FastReceiver, Inbound, Lanes, LinkShared, LinkSlot, NetTable, Snapshot, overhead,
-};
+use super::{CHANNEL, FastLink, FastPath, FastReceiver, Inbound, Lanes, LinkShared, LinkSlot, NetTable, Snapshot};
 use crate::forward::DropReason;
 use crate::record::{HEADER, OVERHEAD, TAG};
 use crate::transit::{HEAD, PeerNumber, ShortId, Transit, Way, arrived, onward};
@@ -107,20 +105,11 @@ impl<'a> Hull<'a> {
         self.link.shared.wants_waking().then_some(self.slot)
     }
 
-    /// Seals the next piece for its receiver, and that for the member.
-    pub(super) fn seal_slice(
-        &self,
-        link: &FastLink,
-        lanes: &mut Lanes,
-        slot: LinkSlot,
-        slices: &mut Slices<'_>,
-        room: &mut [u8],
-    ) -> bool {
+    /// Seals the frames that lie in the room of a datagram for their receiver, and that for the member.
+    pub(super) fn seal(&self, link: &FastLink, lanes: &mut Lanes, slot: LinkSlot, room: &mut [u8]) -> bool {
         let record = begin_record(self.link.path, room);
         let end = record.len() - TAG;
         let (head, inner) = record[HEADER..end].split_at_mut(HEAD);
-        let inner_end = inner.len() - TAG;
-        slices.write(&mut inner[HEADER..inner_end]);
         head.copy_from_slice(&onward(self.to));
         link.sealer.seal(lanes.lane(slot), inner).is_ok()
             && self.link.sealer.seal(lanes.lane(self.slot), record).is_ok()
@@ -235,4 +224,4 @@ impl LinkShared {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

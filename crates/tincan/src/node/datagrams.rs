@@ -29,9 +29,8 @@ impl Node {
     pub fn handle_udp(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, bytes: &mut [u8]) {
         let (local, remote) = (plain(local), plain(remote));
         match fast::inbound(&self.snapshot, remote, bytes) {
-            Inbound::Frame { network, range, tell } => {
-                let bytes = bytes[range].to_vec();
-                self.out.push_back(Output::Frame { network, bytes });
+            Inbound::Frames { network, range, tell } => {
+                self.give_nic(network, &bytes[range]);
                 self.on_tell(now, tell);
             }
             Inbound::PassOn {

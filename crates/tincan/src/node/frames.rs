@@ -116,6 +116,12 @@ impl Node {
         Err(DropReason::TooBig)
     }
 
+    /// Gives the NIC each of the frames that came together.
+    pub(super) fn give_nic(&mut self, network: NetworkId, frames: &[u8]) {
+        let each = frame::split(frames, 0..frames.len()).map(|frame| frames[frame].to_vec());
+        self.out.extend(each.map(|bytes| Output::Frame { network, bytes }));
+    }
+
     /// Gives our own host an ICMP error, within the rate.
     fn answer(&mut self, now: Instant, network: NetworkId, error: Option<Vec<u8>>) {
         if let Some(bytes) = error

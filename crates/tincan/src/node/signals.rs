@@ -10,7 +10,7 @@ use api::rpc::{ApiError, ErrorKind};
 use api::{Blob, NetworkId, NodeId, SessionId};
 use rand::RngCore;
 
-use super::{Node, Output};
+use super::Node;
 use crate::fast;
 use crate::forward::DropReason;
 use crate::ice::AddressPolicy;
@@ -271,8 +271,8 @@ impl Node {
             LinkOutput::Frame { index, bytes } => {
                 self.publish();
                 let receiver = self.snapshot.receiver(index);
-                if receiver.is_some_and(|receiver| fast::accept(receiver, &bytes).is_ok()) {
-                    self.out.push_back(Output::Frame { network, bytes });
+                if let Some(Ok(accepted)) = receiver.map(|receiver| fast::accept(receiver, &bytes)) {
+                    self.give_nic(network, &bytes[..accepted]);
                 }
             }
             LinkOutput::Message(data) => {

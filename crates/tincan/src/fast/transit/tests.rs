@@ -13,12 +13,12 @@ use crate::frame::tests::frame;
 use crate::record::{Cipher, ReceiverIndex};
 use crate::session::{Role, Session, SessionKeys};
 
-const NETWORK: NetworkId = NetworkId([9; 32]);
-const ANN: usize = 0;
-const BOB: usize = 1;
-const CAROL: usize = 2;
+pub(in crate::fast) const NETWORK: NetworkId = NetworkId([9; 32]);
+pub(in crate::fast) const ANN: usize = 0;
+pub(in crate::fast) const BOB: usize = 1;
+pub(in crate::fast) const CAROL: usize = 2;
 /// The longest frame of the NIC, and the longest payload that a link carries.
-const FRAME_MAX: usize = 1400;
+pub(in crate::fast) const FRAME_MAX: usize = 1400;
 const PAYLOAD_MAX: usize = FRAME_MAX + HEAD + OVERHEAD;
 
 fn name(of: usize) -> Name {
@@ -28,11 +28,11 @@ fn name(of: usize) -> Name {
     }
 }
 
-fn outside(of: usize) -> SocketAddr {
+pub(in crate::fast) fn outside(of: usize) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, of as u8 + 1], 1000))
 }
 
-fn inner(of: usize) -> String {
+pub(in crate::fast) fn inner(of: usize) -> String {
     format!("10.1.0.{}", of + 1)
 }
 
@@ -116,13 +116,13 @@ fn tables(own: usize) -> Snapshot {
     snapshot
 }
 
-struct World {
-    tables: [Snapshot; 3],
-    lanes: [Lanes; 3],
+pub(in crate::fast) struct World {
+    pub(in crate::fast) tables: [Snapshot; 3],
+    pub(in crate::fast) lanes: [Lanes; 3],
 }
 
 impl World {
-    fn new() -> Self {
+    pub(in crate::fast) fn new() -> Self {
         Self {
             tables: [ANN, BOB, CAROL].map(tables),
             lanes: [1, 2, 3].map(|lane| Lanes::new(lane).expect("a lane")),
@@ -149,7 +149,7 @@ impl World {
     }
 
     /// What carol's worker makes of a datagram of ann's.
-    fn pass_on(&mut self, datagram: &mut [u8]) -> Result<Vec<u8>, Inbound> {
+    pub(in crate::fast) fn pass_on(&mut self, datagram: &mut [u8]) -> Result<Vec<u8>, Inbound> {
         match inbound(&self.tables[CAROL], outside(ANN), datagram) {
             Inbound::PassOn { passing, payload, .. } => {
                 assert_eq!((passing.to, passing.from), (slot(BOB), name(ANN).short));
@@ -177,7 +177,7 @@ impl World {
     }
 }
 
-fn cut(trains: &Trains, to: SocketAddr) -> Vec<Vec<u8>> {
+pub(in crate::fast) fn cut(trains: &Trains, to: SocketAddr) -> Vec<Vec<u8>> {
     let records = trains.iter().flat_map(|(path, bytes, record)| {
         assert!(matches!(path, FastPath::Direct { remote, .. } if remote == to));
         bytes.chunks(record)
@@ -202,7 +202,7 @@ fn frames_cross_a_member_in_trains_and_are_no_longer_behind_it() {
         let mut onward = world.pass_on(&mut datagram).expect("passed on");
         assert_eq!(onward.len(), datagram.len());
         match inbound(&world.tables[BOB], outside(CAROL), &mut onward) {
-            Inbound::Frame { network, range, .. } => assert_eq!((network, &onward[range]), (NETWORK, &frame[..])),
+            Inbound::Frames { network, range, .. } => assert_eq!((network, &onward[range]), (NETWORK, &frame[..])),
             other => panic!("{other:?}"),
         }
     }
@@ -227,7 +227,7 @@ fn a_member_passes_a_record_on_once_and_bob_opens_it_once() {
     for (nth, expected) in [(0, None), (1, Some(DropReason::Replay))] {
         let mut copy = world.seal(CAROL, BOB, &payload);
         let verdict = match inbound(&world.tables[BOB], outside(CAROL), &mut copy) {
-            Inbound::Frame { .. } => None,
+            Inbound::Frames { .. } => None,
             Inbound::Dropped(reason, _) => Some(reason),
             other => panic!("{other:?}"),
         };

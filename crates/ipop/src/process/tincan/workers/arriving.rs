@@ -8,6 +8,7 @@ use api::NetworkId;
 use os::{Batch, Family, Nic};
 use tincan::fast::merge::{FRAMES, Merger, Takes};
 use tincan::fast::{self, Inbound, Lanes, Snapshot};
+use tincan::frame::split;
 
 use super::departing::Departing;
 use super::pace::Turn;
@@ -18,11 +19,6 @@ use super::{NicQueues, Shared, Wake};
 const MERGE_AT: usize = 64 << 10;
 /// Receive buffers of 64 KiB each: what one system call may bring.
 const RECEIVE_BUFFERS: usize = 8;
-/// Who finds so much at once had it coming faster than it was taken: about one train.
-const FULL_BYTES: usize = 56 << 10;
-/// The same for short datagrams: as many as one train has.
-const FULL_DATAGRAMS: usize = 64;
-
 /// The way in of one worker.
 pub(super) struct Arriving {
     worker: usize,
@@ -58,20 +54,19 @@ impl Arriving {
             merger: &mut self.merger,
             departing,
             lanes,
+            frames: 0,
         };
-        let (mut bytes, mut datagrams) = (0, 0);
+        let mut bytes = 0;
         for number in 0.. {
             let Some(part) = self.batch.part(number) else { break };
             bytes += part.bytes.len();
-            datagrams += part.bytes.len().div_ceil(part.stride);
             for start in part.bytes.clone().step_by(part.stride) {
                 let end = part.bytes.end.min(start + part.stride);
                 round.take(part.local, part.remote, self.batch.memory(), start..end);
             }
         }
         round.give_nics(self.batch.memory());
-        let is_full = bytes >= FULL_BYTES || datagrams >= FULL_DATAGRAMS;
-        Ok(if is_full { Turn::Full } else { Turn::Some })
+        Ok(Turn::of(bytes, round.frames))
     }
 }
 
@@ -84,13 +79,15 @@ struct Round<'a> {
     merger: &'a mut Merger,
     departing: &'a mut Departing,
     lanes: &'a mut Lanes,
+    /// How many were there so far, whoever they are for.
+    frames: usize,
 }
 
 impl Round<'_> {
     fn take(&mut self, local: SocketAddr, remote: SocketAddr, memory: &mut [u8], datagram: Range<usize>) {
         let start = datagram.start;
         let tell = match fast::inbound(self.snapshot, remote, &mut memory[datagram.clone()]) {
-            Inbound::Frame { network, range, tell } => {
+            Inbound::Frames { network, range, tell } => {
                 self.hold(memory, network, start + range.start..start + range.end);
                 tell
             }
@@ -98,6 +95,7 @@ impl Round<'_> {
                 passing, payload, tell, ..
             } => {
                 let payload = &memory[start + payload.start..start + payload.end];
+                self.frames += 1;
                 self.departing
                     .pass_on(self.shared, self.snapshot, self.lanes, passing, payload);
                 tell
@@ -123,7 +121,7 @@ impl Round<'_> {
         }
     }
 
-    fn hold(&mut self, memory: &mut [u8], network: NetworkId, frame: Range<usize>) {
+    fn hold(&mut self, memory: &mut [u8], network: NetworkId, frames: Range<usize>) {
         let Some(at) = self.nics.iter().position(|nic| nic.network == network) else {
             return;
         };
@@ -132,7 +130,10 @@ impl Round<'_> {
             tcp: offload.tcp,
             udp: offload.udp,
         };
-        self.merger.push(memory, frame, at as u32, takes);
+        for frame in split(memory, frames) {
+            self.frames += 1;
+            self.merger.push(memory, frame, at as u32, takes);
+        }
         if self.merger.bytes() >= MERGE_AT {
             self.give_nics(memory);
         }

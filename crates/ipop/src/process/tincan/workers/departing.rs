@@ -1,11 +1,11 @@
-//! Out: frames that a NIC hands over are cut, sealed side by side, and sent.
+//! Out: frames that a NIC hands over are cut, sealed side by side, short ones together, and sent.
 
 use api::NetworkId;
 use os::{Nic, VNET_HEADER, VnetHeader};
 use tincan::fast::slice::Shape;
 use tincan::fast::trains::Trains;
 use tincan::fast::transit::{self, Passing};
-use tincan::fast::{self, Departed, Lanes, Snapshot};
+use tincan::fast::{Departed, Departure, Lanes, Snapshot};
 
 use super::pace::Turn;
 use super::vnet::shape;
@@ -45,53 +45,27 @@ impl Departing {
         lanes: &mut Lanes,
         (network, nic): (NetworkId, &Nic),
     ) -> std::io::Result<Turn> {
+        let mut departure = Departure::new(snapshot, lanes, network, &mut self.trains, |trains| {
+            send(shared, trains)
+        });
         let mut bytes = 0;
         for _ in 0..TURN_FRAMES {
             let Some(read) = nic.try_recv(&mut self.frame)? else {
                 return Ok(Turn::Some);
             };
-            self.depart(shared, snapshot, lanes, (network, nic), read);
+            if let Some((shape, frame)) = unwrap(nic, &self.frame[..read]) {
+                let departed = departure.take(&shape, frame);
+                tell(shared, network, departed, (&shape, frame));
+            }
+            if departure.bytes() >= SEND_AT {
+                departure.send();
+            }
             bytes += read;
             if bytes >= TURN_BYTES {
                 break;
             }
         }
         Ok(Turn::Full)
-    }
-
-    /// Seals what was read; sends when much waits.
-    fn depart(
-        &mut self,
-        shared: &Shared,
-        snapshot: &Snapshot,
-        lanes: &mut Lanes,
-        (network, nic): (NetworkId, &Nic),
-        read: usize,
-    ) {
-        let bytes = &self.frame[..read];
-        let (shape, frame) = if nic.offload().header {
-            match VnetHeader::parse(bytes) {
-                Ok((header, frame)) => (shape(&header), frame),
-                Err(error) => {
-                    tracing::trace!(%error, "a frame is dropped");
-                    return;
-                }
-            }
-        } else {
-            (Shape::default(), bytes)
-        };
-        let departed = fast::depart(snapshot, lanes, network, (&shape, frame), &mut self.trains, |trains| {
-            shared.send(trains)
-        });
-        match departed {
-            Departed::Sealed(Some(slot)) => shared.tell_engine(Wake::Traffic(slot)),
-            Departed::Sealed(None) | Departed::Dropped(_) => {}
-            Departed::FirstToEngine => shared.give_engine(network, &shape, frame, 1),
-            Departed::ToEngine => shared.give_engine(network, &shape, frame, usize::MAX),
-        }
-        if self.trains.bytes() >= SEND_AT {
-            self.send(shared);
-        }
     }
 
     /// Seals what one peer sent another through us; sends when much waits.
@@ -115,12 +89,39 @@ impl Departing {
 
     /// Sends what waits.
     pub(super) fn send(&mut self, shared: &Shared) {
-        if self.trains.is_empty() {
-            return;
+        if !self.trains.is_empty() {
+            send(shared, &mut self.trains);
         }
-        shared.send(&mut self.trains);
-        // What the device refused once it is not asked again.
-        self.trains.set_records_max(shared.records_max());
+    }
+}
+
+fn send(shared: &Shared, trains: &mut Trains) {
+    shared.send(trains);
+    // What the device refused once it is not asked again.
+    trains.set_records_max(shared.records_max());
+}
+
+/// What the NIC says of a frame, and the frame.
+fn unwrap<'a>(nic: &Nic, bytes: &'a [u8]) -> Option<(Shape, &'a [u8])> {
+    if !nic.offload().header {
+        return Some((Shape::default(), bytes));
+    }
+    match VnetHeader::parse(bytes) {
+        Ok((header, frame)) => Some((shape(&header), frame)),
+        Err(error) => {
+            tracing::trace!(%error, "a frame is dropped");
+            None
+        }
+    }
+}
+
+/// Tells the engine what it must know of a frame.
+fn tell(shared: &Shared, network: NetworkId, departed: Departed, (shape, frame): (&Shape, &[u8])) {
+    match departed {
+        Departed::Sealed(Some(slot)) => shared.tell_engine(Wake::Traffic(slot)),
+        Departed::Sealed(None) | Departed::Dropped(_) => {}
+        Departed::FirstToEngine => shared.give_engine(network, shape, frame, 1),
+        Departed::ToEngine => shared.give_engine(network, shape, frame, usize::MAX),
     }
 }
 

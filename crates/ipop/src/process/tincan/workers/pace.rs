@@ -17,6 +17,22 @@ pub(super) enum Turn {
     Full,
 }
 
+/// Who finds so much at once had it coming faster than it was taken: about one train.
+const FULL_BYTES: usize = 56 << 10;
+/// The same for short frames: as many as a turn of the way out has.
+const FULL_FRAMES: usize = 64;
+
+impl Turn {
+    /// Of what one system call brought.
+    pub(super) fn of(bytes: usize, frames: usize) -> Self {
+        if bytes >= FULL_BYTES || frames >= FULL_FRAMES {
+            Self::Full
+        } else {
+            Self::Some
+        }
+    }
+}
+
 /// Of one worker.
 pub(super) struct Pace {
     turns: u32,
@@ -46,6 +62,17 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_bytes_or_many_short_frames_are_a_full_turn() {
+        for (bytes, frames, turn) in [
+            (FULL_BYTES, 1, Turn::Full),
+            (FULL_BYTES - 1, FULL_FRAMES - 1, Turn::Some),
+            (64 * 92, 64, Turn::Full),
+        ] {
+            assert_eq!(Turn::of(bytes, frames), turn);
+        }
+    }
 
     #[test]
     fn much_is_a_full_turn_or_many_in_a_short_time() {
