@@ -41,6 +41,11 @@ struct Device {
     netlink: Mutex<Netlink>,
 }
 
+/// Frames that wait at each queue. Who reads them may have to wait for a core for whole ticks of the scheduler (4 ms at 250 Hz),
+/// and half a million small frames come in a second: with the kernel's 500, 2 to 6 % of such a flood were lost where both ends and
+/// the load shared two cores, with 1000 1 to 2 %, with 2000 less than 1 %.
+const QUEUE_FRAMES: u32 = 2000;
+
 /// Pieces of one frame that `Nic::send_pieces` takes.
 pub const PIECES: usize = 64;
 
@@ -62,6 +67,7 @@ impl Nic {
         };
         let nic = Nic::over(opened.queue, Arc::new(device));
         nic.set_mtu(config.mtu)?;
+        nic.set_queue_frames(QUEUE_FRAMES)?;
         Ok(nic)
     }
 
@@ -207,6 +213,14 @@ impl Nic {
             let mut body = [0; 16];
             body[4..8].copy_from_slice(&index.to_ne_bytes());
             Request::new(libc::RTM_NEWLINK, 0, &body).attribute(libc::IFLA_MTU, &u32::from(mtu).to_ne_bytes())
+        })
+    }
+
+    fn set_queue_frames(&self, frames: u32) -> Result<(), Error> {
+        self.change("set the queue length of", |index| {
+            let mut body = [0; 16];
+            body[4..8].copy_from_slice(&index.to_ne_bytes());
+            Request::new(libc::RTM_NEWLINK, 0, &body).attribute(libc::IFLA_TXQLEN, &frames.to_ne_bytes())
         })
     }
 

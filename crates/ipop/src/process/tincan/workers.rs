@@ -7,6 +7,7 @@
 
 mod arriving;
 mod departing;
+mod order;
 mod pace;
 mod patience;
 mod vnet;

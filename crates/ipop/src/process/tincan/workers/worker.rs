@@ -10,6 +10,7 @@ use tincan::fast::{Lanes, Snapshot};
 
 use super::arriving::Arriving;
 use super::departing::Departing;
+use super::order::Order;
 use super::pace::{Pace, Turn};
 use super::patience::Patience;
 use super::{NicQueues, QUEUES, Shared, View, Wake};
@@ -53,6 +54,7 @@ struct Worker {
     arriving: Arriving,
     patience: Patience,
     pace: Pace,
+    order: Order,
 }
 
 impl Worker {
@@ -68,6 +70,7 @@ impl Worker {
             arriving: Arriving::new(number),
             patience: Patience::new(),
             pace: Pace::new(Instant::now()),
+            order: Order::default(),
             shared: shared.clone(),
         };
         worker.watch(Source::Waker).context("cannot wait for a waker")?;
@@ -95,21 +98,41 @@ impl Worker {
                 } else {
                     timeout = None;
                 }
+                self.order.rest();
                 continue;
             }
             self.patience.on_found();
             timeout = Some(Duration::ZERO);
-            for number in found.numbers() {
-                let turn = self.give_turn(number as usize);
-                if self.pace.is_rush(turn, Instant::now) {
-                    self.shared.on_rush();
-                }
-            }
+            self.serve(&found);
             self.departing.send(&self.shared);
+            if self.order.is_stint_over(Instant::now) {
+                std::thread::yield_now();
+            }
         }
     }
 
-    fn give_turn(&mut self, number: usize) -> Turn {
+    /// Gives turns to those that have something.
+    fn serve(&mut self, found: &Found) {
+        let full = self.order.next_full(found.numbers());
+        for number in found.numbers() {
+            if self.order.is_sparse(number) {
+                self.give_turn(number);
+            }
+        }
+        if let Some(number) = full {
+            self.give_turn(number);
+        }
+    }
+
+    fn give_turn(&mut self, number: u64) {
+        let turn = self.turn(number as usize);
+        self.order.on_turn(number, turn);
+        if self.pace.is_rush(turn, Instant::now) {
+            self.shared.on_rush();
+        }
+    }
+
+    fn turn(&mut self, number: usize) -> Turn {
         let outcome = match self.sources.get(number) {
             Some(Source::Queue(network, nic, queue)) => {
                 let outcome = self.departing.take_turn(
@@ -164,6 +187,7 @@ impl Worker {
     /// Waits for the NICs that there are now.
     fn watch_nics(&mut self) {
         self.shared.wakers[self.number].clear();
+        self.order.forget();
         let is_queue = |source: &Source| matches!(source, Source::Queue(..));
         let first = self.sources.iter().position(is_queue).unwrap_or(self.sources.len());
         for source in self.sources.drain(first..) {

@@ -1,0 +1,136 @@
+//! In which order a worker's sources have their turns, and how long it keeps a core while some have much.
+//!
+//! A source that had little comes first and does not wait for those that have much, as sparse flows do in FQ-CoDel (RFC 8290
+//! section 4.1); of these, one after the other has a turn between two looks at all. Where more programs want a core than there
+//! are, who works without a pause keeps it for whole ticks of the scheduler (4 ms at 250 Hz), while what others wait for is short:
+//! a worker therefore lets them have it after each stint.
+//!
+//! Promises: every source that has something has its turn; a worker with little to do never lets its core go.
+//! Refuses to know: what the sources are.
+
+use std::time::{Duration, Instant};
+
+use super::pace::Turn;
+
+/// How long a worker works on, all sources that have much together. Ping under four TCP streams, both ends and the load on
+/// two cores: p50 0.4 to 0.8 ms instead of 1.1 to 3.5, and 0.85 x of the throughput; one stream carries the same.
+const STINT: Duration = Duration::from_micros(200);
+
+/// Of one worker.
+#[derive(Default)]
+pub(super) struct Order {
+    /// By a source's number: whether its last turn left something.
+    is_full: Vec<bool>,
+    /// How many are.
+    full: u32,
+    /// The full one that had the last turn.
+    last: u64,
+    since: Option<Instant>,
+}
+
+impl Order {
+    /// Whether it had little the last time.
+    pub(super) fn is_sparse(&self, source: u64) -> bool {
+        !self.is_full.get(source as usize).is_some_and(|is_full| *is_full)
+    }
+
+    /// Which of the others is the next.
+    pub(super) fn next_full(&mut self, found: impl Iterator<Item = u64>) -> Option<u64> {
+        let last = self.last;
+        let next = found
+            .filter(|source| !self.is_sparse(*source))
+            .min_by_key(|source| (*source <= last, *source))?;
+        self.last = next;
+        Some(next)
+    }
+
+    /// What a source's turn found.
+    pub(super) fn on_turn(&mut self, source: u64, turn: Turn) {
+        let (at, is_full) = (source as usize, turn == Turn::Full);
+        if at >= self.is_full.len() {
+            self.is_full.resize(at + 1, false);
+        }
+        match (self.is_full[at], is_full) {
+            (false, true) => self.full += 1,
+            (true, false) => self.full -= 1,
+            _ => {}
+        }
+        self.is_full[at] = is_full;
+    }
+
+    /// The sources are others now.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// A worker slept, or is about to: what it does next is a new stint.
+    pub(super) fn rest(&mut self) {
+        self.since = None;
+    }
+
+    /// Whether the worker should let others have its core; the clock is read only where some source has much.
+    pub(super) fn is_stint_over(&mut self, now: impl FnOnce() -> Instant) -> bool {
+        if self.full == 0 {
+            self.since = None;
+            return false;
+        }
+        let now = now();
+        let since = *self.since.get_or_insert(now);
+        let is_over = now.duration_since(since) >= STINT / self.full;
+        if is_over {
+            self.since = None;
+        }
+        is_over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full(sources: &[u64]) -> Order {
+        let mut order = Order::default();
+        for source in sources {
+            order.on_turn(*source, Turn::Full);
+        }
+        order
+    }
+
+    #[test]
+    fn who_had_little_comes_first_and_the_others_take_turns() {
+        let mut order = full(&[2, 5, 9]);
+        let found = [9, 1, 5, 2, 70];
+        let sparse: Vec<u64> = found.into_iter().filter(|source| order.is_sparse(*source)).collect();
+        assert_eq!(sparse, [1, 70]);
+        let turns: Vec<_> = (0..7).map(|_| order.next_full(found.into_iter())).collect();
+        assert_eq!(turns, [2, 5, 9, 2, 5, 9, 2].map(Some));
+        order.on_turn(5, Turn::Some);
+        assert!(order.is_sparse(5));
+        assert_eq!(order.next_full([5].into_iter()), None);
+    }
+
+    #[test]
+    fn a_stint_is_shared_by_those_that_have_much() {
+        let start = Instant::now();
+        for (sources, stint) in [(&[3][..], STINT), (&[3, 4], STINT / 2), (&[3, 4, 5, 6], STINT / 4)] {
+            let mut order = full(sources);
+            assert!(!order.is_stint_over(|| start));
+            assert!(!order.is_stint_over(|| start + stint / 2));
+            assert!(order.is_stint_over(|| start + stint));
+            assert!(!order.is_stint_over(|| start + stint * 2), "another one begins");
+            order.rest();
+            assert!(!order.is_stint_over(|| start + stint * 9), "and after a rest");
+        }
+    }
+
+    #[test]
+    fn little_to_do_is_no_stint() {
+        let start = Instant::now();
+        let mut order = full(&[3]);
+        assert!(!order.is_stint_over(|| start));
+        order.on_turn(3, Turn::Some);
+        assert!(!order.is_stint_over(|| panic!("the clock need not be read")));
+        order.on_turn(3, Turn::Full);
+        assert!(!order.is_stint_over(|| start + STINT * 5));
+    }
+}
