@@ -187,10 +187,10 @@ impl Log {
         self.entries.get(&id)
     }
 
-    /// What the founder signed of itself: what every chain ends with.
-    pub fn genesis_of(&self, founder: NodeId) -> Option<&Verified> {
+    /// What every chain ends with: what the root said of this founder, which should be once.
+    pub fn geneses_of(&self, founder: NodeId) -> impl Iterator<Item = &Verified> {
         self.entries()
-            .find(|e| matches!(e.entry(), Entry::Genesis(genesis) if genesis.founder == founder))
+            .filter(move |e| matches!(e.entry(), Entry::Genesis(genesis) if genesis.founder == founder))
     }
 
     /// The grant of an invite key.

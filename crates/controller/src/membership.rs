@@ -126,7 +126,7 @@ impl Roster {
             if !seen.insert(node) {
                 continue;
             }
-            chain.extend(log.genesis_of(node));
+            chain.extend(log.geneses_of(node));
             let ids = self.accepted.get(&node).into_iter().flatten();
             for entry in ids.filter_map(|id| log.get(*id)) {
                 if let Entry::Admission(admission) = entry.entry() {

@@ -105,6 +105,8 @@ pub const FRAME: usize = 9000;
 pub const MTU_MIN: u16 = 1280;
 /// Frames up to this pass over every path of 1280 bytes, whatever carries it and through whom; larger ones are watched.
 pub const FRAME_SURE: usize = 1159;
+/// Frames in one record: as many of the shortest as `FRAME_SURE` has room for, so no honest sender has more.
+pub const RECORD_FRAMES: usize = FRAME_SURE / 20;
 /// Size probes of one link that may still be answered: four full volleys.
 pub const SIZE_PROBES: usize = 32;
 /// Parts of one frame: the longest over the smallest path is 19.

@@ -216,6 +216,22 @@ fn offload_gives_datagrams_of_one_send_as_one_super_frame() {
 }
 
 #[test]
+fn as_many_frames_wait_as_it_says_and_no_more() {
+    run_in_new(|| {
+        let nic = tun_up();
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let far = (Ipv4Addr::new(10, 77, 0, 2), 7);
+        for _ in 0..QUEUE_FRAMES + 100 {
+            socket.send_to(b"x", far).unwrap();
+        }
+        let mut buffer = vec![0; 2000];
+        let waited = std::iter::from_fn(|| nic.try_recv(&mut buffer).unwrap()).count();
+        assert_eq!(waited, QUEUE_FRAMES as usize);
+    })
+    .unwrap();
+}
+
+#[test]
 fn a_tap_takes_offload_too() {
     run_in_new(|| {
         let nic = make(&NicConfig {

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use super::{CHANNEL, FastPath, FastReceiver, Inbound, Snapshot, Tell, transit};
 use crate::forward::{DropReason, is_group};
 use crate::frame::Frame;
+use crate::limits;
 use crate::record::{HEADER, Header, TAG};
 use crate::transit::{Way, is_transit};
 
@@ -104,7 +105,8 @@ fn on_transit(
 }
 
 /// Which of the frames that a session's sender sealed together may go to the NIC: the bytes from the first on, up to one that
-/// may not, which is dropped with all behind it: no honest sender makes such a record. Counts them either way.
+/// may not, which is dropped with all behind it: no honest sender makes such a record, nor one of more than
+/// `limits::RECORD_FRAMES`. Counts them either way.
 pub fn accept(receiver: &FastReceiver, payload: &[u8]) -> Result<usize, DropReason> {
     let (mut frames, mut bytes) = (0, 0);
     let refused = loop {
@@ -118,6 +120,9 @@ pub fn accept(receiver: &FastReceiver, payload: &[u8]) -> Result<usize, DropReas
         if bytes == payload.len() {
             break None;
         }
+        if frames == limits::RECORD_FRAMES {
+            break Some(DropReason::Malformed);
+        }
     };
     if let Some(reason) = refused {
         receiver.shared.drops.count(reason);
@@ -125,7 +130,7 @@ pub fn accept(receiver: &FastReceiver, payload: &[u8]) -> Result<usize, DropReas
     if let (0, Some(reason)) = (frames, refused) {
         return Err(reason);
     }
-    receiver.shared.on_received(frames, bytes);
+    receiver.shared.on_received(frames as u64, bytes);
     Ok(bytes)
 }
 

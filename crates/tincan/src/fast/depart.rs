@@ -4,8 +4,7 @@
 //! Frames that a NIC hands over in one turn and that go into one link therefore lie one behind the other in one record, as
 //! long as it stays short enough for any path (`limits::FRAME_SURE`). None waits for another: what is there leaves.
 //!
-//! Promises: frames leave in the order in which they came; one that has no other beside it makes the record that it makes
-//! without an other; no allocation.
+//! Promises: frames leave in the order in which they came, at most `limits::RECORD_FRAMES` in a record; no allocation.
 //! Refuses to know: sockets.
 
 use api::NetworkId;

@@ -194,8 +194,11 @@ fn frames_with_a_foreign_source_or_destination_are_dropped_and_counted() {
 fn what_stands_behind_a_refused_frame_is_dropped_with_it() {
     let good = frame("10.1.0.1", "10.1.0.2", b"good");
     let foreign = frame("10.1.0.3", "10.1.0.2", b"x");
+    let most = limits::RECORD_FRAMES;
     let cases = [
         (vec![&good[..], &good, &good], 3, None),
+        (vec![&good; most], most, None),
+        (vec![&good; most + 1], most, Some(DropReason::Malformed)),
         (vec![&good, &foreign, &good], 1, Some(DropReason::Source)),
         (vec![&good, &good, b"E"], 2, Some(DropReason::Malformed)),
         (vec![&good, &good[..good.len() - 1]], 1, Some(DropReason::Malformed)),

@@ -6,7 +6,9 @@ use api::link::{Event, LinkCall, LinkPhase};
 
 use super::world::{DELAY, World, inner, inner_frame};
 use super::{count, is_down, is_up, ms};
-use crate::fast::{self, Outbound};
+use crate::fast::slice::Shape;
+use crate::fast::trains::Trains;
+use crate::fast::{self, Departure, Outbound};
 use crate::forward::DropReason;
 use crate::frame::Frame;
 use crate::frame::tests::frame;
@@ -119,6 +121,37 @@ fn a_worker_with_an_old_snapshot_does_no_harm_after_a_peer_is_removed() {
     world.run(ms(100));
     assert!(world.hosts[1].frames.is_empty());
     assert_eq!(world.peer(1, 0).phase, LinkPhase::Idle);
+}
+
+/// The records that a worker makes of frames which a NIC hands over together.
+fn sealed_together(world: &World, frames: &[Vec<u8>]) -> Vec<u8> {
+    let (mut trains, mut lanes) = (Trains::new(1 << 14), fast::Lanes::new(1).unwrap());
+    let snapshot = world.hosts[0].node.snapshot();
+    let full = |_: &mut Trains| panic!("there is room");
+    let mut departure = Departure::new(&snapshot, &mut lanes, super::world::NETWORK, &mut trains, full);
+    for frame in frames {
+        departure.take(&Shape::default(), frame);
+    }
+    drop(departure);
+    let records: Vec<_> = trains.iter().map(|(_, bytes, _)| bytes.to_vec()).collect();
+    assert_eq!(records.len(), 1, "one train of one record");
+    records.concat()
+}
+
+#[test]
+fn what_shares_a_record_reaches_the_nic_frame_by_frame() {
+    let frames: Vec<_> = [&b"one"[..], b"two", b"three"]
+        .map(|text| inner_frame(0, 1, text))
+        .into();
+    let elsewhere = super::world::at("203.0.113.77:7777");
+    for came_as_expected in [true, false] {
+        let mut world = World::linked();
+        let record = sealed_together(&world, &frames);
+        let (from, to) = (world.hosts[0].addresses[0], world.hosts[1].addresses[0]);
+        world.inject(if came_as_expected { from } else { elsewhere }, to, &record);
+        world.run(ms(100));
+        assert_eq!(world.hosts[1].frames, frames, "expected: {came_as_expected}");
+    }
 }
 
 #[test]

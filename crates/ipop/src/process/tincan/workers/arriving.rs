@@ -19,6 +19,7 @@ use super::{NicQueues, Shared, Wake};
 const MERGE_AT: usize = 64 << 10;
 /// Receive buffers of 64 KiB each: what one system call may bring.
 const RECEIVE_BUFFERS: usize = 8;
+
 /// The way in of one worker.
 pub(super) struct Arriving {
     worker: usize,
