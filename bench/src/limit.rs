@@ -109,6 +109,7 @@ fn receive(sockets: &UdpSockets, family: Family, nic: &Nic) -> anyhow::Result<()
     let takes = Takes {
         tcp: nic.offload().tcp,
         udp: nic.offload().udp,
+        unfinished: true,
     };
     loop {
         if !sockets

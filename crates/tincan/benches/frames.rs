@@ -225,7 +225,11 @@ fn cutting(c: &mut Criterion) {
                 )
             });
         });
-        let takes = Takes { tcp: true, udp: true };
+        let takes = Takes {
+            tcp: true,
+            udp: true,
+            unfinished: true,
+        };
         let mut merger = Merger::default();
         let mut memory = pieces.clone();
         group.bench_function(BenchmarkId::new("merge", each), |b| {

@@ -14,6 +14,7 @@
 mod arrive;
 mod depart;
 pub mod merge;
+pub mod segment;
 pub mod slice;
 mod sum;
 #[cfg(test)]

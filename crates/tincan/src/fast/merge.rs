@@ -1,14 +1,15 @@
 //! Joining frames of one flow for the NIC, the other way round of `slice`: one write then brings many frames.
 //!
 //! Promises: cutting what was joined gives exactly the frames that came (but the IPv4 identification of frames that may
-//! not be fragmented, where all had the same); frames of a flow stay in order; only frames
-//! whose checksums are right are joined, since the kernel is told that it need not look; frames are not moved or
-//! copied; no allocation once the lists have grown to a batch's size; nothing panics, whatever the bytes are.
+//! not be fragmented, where all had the same, and unfinished checksums, which are finished then); frames of a flow stay in order;
+//! only frames whose checksums are right or unfinished are joined, since the kernel is told that it need not look; frames are not
+//! moved or copied; no allocation once the lists have grown to a batch's size; nothing panics, whatever the bytes are.
 //! Refuses to know: where frames come from, what a NIC is.
 
 use std::ops::Range;
 
-use super::slice::{Kind, Partial, Shape};
+use super::segment::{Segment, TCP_PROTOCOL, UDP_PROTOCOL, V4, V6, finish};
+use super::slice::{Kind, Shape};
 use super::sum::{Sum, pseudo_header};
 
 /// Flows that are joined at a time; the one joined longest ago makes room.
@@ -18,19 +19,9 @@ pub const FRAMES: usize = 64;
 /// What the length field of an IP header can say.
 const BYTES: usize = 65_535;
 
-const V4: usize = 20;
-const V6: usize = 40;
-const TCP: usize = 20;
-const UDP: usize = 8;
-const TCP_PROTOCOL: u8 = 6;
-const UDP_PROTOCOL: u8 = 17;
-const TCP_SUM: u8 = 16;
-const UDP_SUM: u8 = 6;
 const DONT_FRAGMENT: u8 = 0x40;
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
-const ACK: u8 = 0x10;
-const ECE: u8 = 0x40;
 /// No joined frame goes on behind one of these.
 const ENDS: u8 = FIN | PSH;
 
@@ -41,6 +32,18 @@ pub struct Takes {
     pub tcp: bool,
     /// UDP datagrams.
     pub udp: bool,
+    /// Frames whose checksum it is to finish.
+    pub unfinished: bool,
+}
+
+impl Takes {
+    fn joins(self, kind: Kind) -> bool {
+        match kind {
+            Kind::Tcp => self.tcp,
+            Kind::Udp => self.udp,
+            Kind::Whole => false,
+        }
+    }
 }
 
 /// Frames of one batch, all in one memory, that wait to be given to NICs.
@@ -70,6 +73,16 @@ pub struct Joined {
     last_flags: u8,
     flow: u32,
     is_checked: bool,
+    finisher: Finisher,
+}
+
+/// Who finishes the checksum of a frame that stays alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Finisher {
+    /// It is finished, or is no such frame.
+    Nobody,
+    Nic,
+    Merger,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -77,18 +90,6 @@ struct Piece {
     start: u32,
     end: u32,
     next: u32,
-}
-
-/// What merging reads of a frame.
-#[derive(Clone, Copy, Debug)]
-struct Segment {
-    kind: Kind,
-    transport: usize,
-    headers: usize,
-    payload: usize,
-    sequence: u32,
-    flags: u8,
-    flow: u32,
 }
 
 const NONE: u32 = u32::MAX;
@@ -105,10 +106,11 @@ impl Merger {
         self.bytes += bytes.len();
         let piece = self.pieces.len() as u32;
         self.pieces.push(Piece { start, end, next: NONE });
-        let Some(segment) = Segment::parse(bytes, takes) else {
+        let parsed = Segment::parse(bytes);
+        let Some(segment) = parsed.filter(|segment| takes.joins(segment.kind)) else {
             // It may belong to any flow, and must not be overtaken.
             self.open.clear();
-            self.begin(piece, nic, None);
+            self.begin(piece, nic, parsed.map(|segment| (segment, bytes)), takes);
             return;
         };
         let found = self
@@ -121,7 +123,7 @@ impl Merger {
                 return;
             }
         }
-        let at = self.begin(piece, nic, Some(&segment));
+        let at = self.begin(piece, nic, Some((segment, bytes)), takes);
         if segment.may_lead(bytes) {
             if self.open.len() == FLOWS {
                 self.open.remove(0);
@@ -141,6 +143,8 @@ impl Merger {
         for joined in &self.joined {
             if joined.frames > 1 {
                 joined.write_headers(memory, &self.pieces);
+            } else if joined.finisher == Finisher::Merger {
+                finish(&mut memory[self.pieces[joined.first as usize].range()]);
             }
         }
         let memory = &*memory;
@@ -158,9 +162,9 @@ impl Merger {
         self.bytes = 0;
     }
 
-    fn begin(&mut self, piece: u32, nic: u32, segment: Option<&Segment>) -> u32 {
+    fn begin(&mut self, piece: u32, nic: u32, lead: Option<(Segment, &[u8])>, takes: Takes) -> u32 {
         let at = self.joined.len() as u32;
-        self.joined.push(Joined {
+        let mut joined = Joined {
             nic,
             shape: Shape::default(),
             header_bytes: 0,
@@ -172,23 +176,31 @@ impl Merger {
             last_flags: 0,
             flow: 0,
             is_checked: false,
-        });
-        if let (Some(segment), Some(joined)) = (segment, self.joined.last_mut()) {
-            joined.lead(segment);
+            finisher: Finisher::Nobody,
+        };
+        if let Some((segment, bytes)) = lead {
+            joined.lead(&segment);
+            if segment.is_unfinished(bytes) {
+                joined.finisher = if takes.unfinished {
+                    Finisher::Nic
+                } else {
+                    Finisher::Merger
+                };
+            }
         }
+        self.joined.push(joined);
         at
     }
 
     /// Adds a frame to the joined one of its flow; `false` if it must begin another.
     fn join(&mut self, memory: &[u8], at: usize, piece: u32, segment: &Segment, bytes: &[u8]) -> bool {
         let joined = &mut self.joined[at];
-        let lead = self.pieces[joined.first as usize];
-        let lead = &memory[lead.start as usize..lead.end as usize];
+        let lead = &memory[self.pieces[joined.first as usize].range()];
         if !joined.goes_on(lead, segment, bytes) {
             return false;
         }
         if !joined.is_checked {
-            if !segment.as_lead(joined).is_right(lead) {
+            if !segment.is_right(lead) {
                 return false;
             }
             joined.is_checked = true;
@@ -225,14 +237,27 @@ impl<'m> Iterator for Pieces<'_, 'm> {
     fn next(&mut self) -> Option<&'m [u8]> {
         let piece = self.pieces.get(self.next as usize)?;
         self.next = piece.next;
-        self.memory.get(piece.start as usize..piece.end as usize)
+        self.memory.get(piece.range())
+    }
+}
+
+impl Piece {
+    fn range(self) -> Range<usize> {
+        self.start as usize..self.end as usize
     }
 }
 
 impl Joined {
-    /// What to tell the NIC: a single frame's checksum is finished.
+    /// What to tell the NIC.
     pub fn shape(&self) -> Shape {
-        if self.frames > 1 { self.shape } else { Shape::default() }
+        match self.finisher {
+            _ if self.frames > 1 => self.shape,
+            Finisher::Nic => Shape {
+                partial: self.shape.partial,
+                ..Shape::default()
+            },
+            Finisher::Nobody | Finisher::Merger => Shape::default(),
+        }
     }
 
     /// How many frames it is.
@@ -248,10 +273,7 @@ impl Joined {
     fn lead(&mut self, segment: &Segment) {
         self.shape.kind = segment.kind;
         self.shape.segment = segment.payload as u16;
-        self.shape.partial = Some(Partial {
-            start: segment.transport as u16,
-            offset: u16::from(segment.sum_at()),
-        });
+        self.shape.partial = Some(segment.partial());
         self.header_bytes = segment.headers as u16;
         self.payload = segment.payload as u32;
         self.next_sequence = segment.sequence.wrapping_add(segment.payload as u32);
@@ -263,8 +285,7 @@ impl Joined {
         if self.flow != segment.flow || self.nic != nic || self.shape.kind != segment.kind {
             return false;
         }
-        let lead = pieces[self.first as usize];
-        let lead = &memory[lead.start as usize..lead.end as usize];
+        let lead = &memory[pieces[self.first as usize].range()];
         let transport = segment.transport;
         // One protocol and one length of the IP header is one IP version.
         let addresses = if transport == V4 { 12..V4 } else { 8..V6 };
@@ -343,110 +364,6 @@ impl Joined {
             transport[6..8].copy_from_slice(&partial);
         }
     }
-}
-
-impl Segment {
-    /// Reads a frame of a kind that the NIC takes joined; none for everything else, fragments and IP options included.
-    fn parse(frame: &[u8], takes: Takes) -> Option<Self> {
-        let (transport, protocol) = match frame.first()? >> 4 {
-            4 => {
-                let header: &[u8; V4] = frame.first_chunk()?;
-                let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
-                // All but "don't fragment" would be a fragment.
-                let is_whole = header[6] & 0xbf == 0 && header[7] == 0;
-                (header[0] == 0x45 && total == frame.len() && is_whole).then_some((V4, header[9]))?
-            }
-            6 => {
-                let header: &[u8; V6] = frame.first_chunk()?;
-                let payload = usize::from(u16::from_be_bytes([header[4], header[5]]));
-                (V6 + payload == frame.len()).then_some((V6, header[6]))?
-            }
-            _ => return None,
-        };
-        match protocol {
-            TCP_PROTOCOL if takes.tcp => Self::parse_tcp(frame, transport),
-            UDP_PROTOCOL if takes.udp => Self::parse_udp(frame, transport),
-            _ => None,
-        }
-    }
-
-    fn parse_tcp(frame: &[u8], transport: usize) -> Option<Self> {
-        let tcp: &[u8; TCP] = frame.get(transport..)?.first_chunk()?;
-        let own_bytes = usize::from(tcp[12] >> 4) * 4;
-        let headers = transport + own_bytes;
-        (own_bytes >= TCP && headers <= frame.len()).then(|| Self {
-            kind: Kind::Tcp,
-            transport,
-            headers,
-            payload: frame.len() - headers,
-            sequence: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
-            flags: tcp[13],
-            flow: flow(frame, transport),
-        })
-    }
-
-    fn parse_udp(frame: &[u8], transport: usize) -> Option<Self> {
-        let udp: &[u8; UDP] = frame.get(transport..)?.first_chunk()?;
-        let length = usize::from(u16::from_be_bytes([udp[4], udp[5]]));
-        (transport + length == frame.len()).then(|| Self {
-            kind: Kind::Udp,
-            transport,
-            headers: transport + UDP,
-            payload: length - UDP,
-            sequence: 0,
-            flags: 0,
-            flow: flow(frame, transport),
-        })
-    }
-
-    /// Whether another may follow it.
-    fn may_lead(&self, frame: &[u8]) -> bool {
-        let at = self.transport;
-        self.payload > 0
-            && match self.kind {
-                // CWR is once for a whole window, and so for no joined frame (RFC 3168 section 6.1.2).
-                Kind::Tcp => self.flags & !ECE == ACK,
-                // Without a checksum, cutting would invent one.
-                Kind::Udp => frame[at + 6..at + 8] != [0, 0],
-                Kind::Whole => false,
-            }
-    }
-
-    fn sum_at(&self) -> u8 {
-        if self.kind == Kind::Tcp { TCP_SUM } else { UDP_SUM }
-    }
-
-    /// Of the first frame of a joined one, which has headers like this.
-    fn as_lead(&self, joined: &Joined) -> Self {
-        Self {
-            payload: usize::from(joined.shape.segment),
-            ..*self
-        }
-    }
-
-    /// Whether the frame's checksums are right: the kernel will not look at them again.
-    fn is_right(&self, frame: &[u8]) -> bool {
-        let protocol = if self.kind == Kind::Tcp {
-            TCP_PROTOCOL
-        } else {
-            UDP_PROTOCOL
-        };
-        let (network, transport) = frame.split_at(self.transport);
-        let network_right = self.transport == V6 || Sum::default().bytes(network).is_right();
-        network_right
-            && pseudo_header(network, protocol)
-                .word(transport.len() as u16)
-                .bytes(transport)
-                .is_right()
-    }
-}
-
-/// Tells most flows apart; equal ones are compared in full.
-fn flow(frame: &[u8], transport: usize) -> u32 {
-    let tail = |end: usize| frame[..end].last_chunk::<4>().map_or(0, |b| u32::from_ne_bytes(*b));
-    let (source, destination, ports) = (tail(transport - 4), tail(transport), tail(transport + 4));
-    let source = if transport == V6 { tail(V6 - 16) } else { source };
-    source.rotate_left(11) ^ destination.rotate_left(22) ^ ports.wrapping_mul(0x9e37_79b1)
 }
 
 #[cfg(test)]

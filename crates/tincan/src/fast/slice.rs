@@ -1,12 +1,13 @@
 //! Cutting a super-frame of the NIC into frames of the NIC's MTU.
 //!
 //! Promises: the pieces are what the kernel itself would have made: lengths, IPv4 identification, sequence numbers,
-//! flags and checksums are right in each; all but the last are of equal size; no allocation; nothing panics, whatever
-//! the bytes are.
+//! flags and checksums are right in each, but that of TCP or UDP may be unfinished (`segment`); all but the last are of equal size;
+//! no allocation; nothing panics, whatever the bytes are.
 //! Refuses to know: where the pieces go.
 
 use std::ops::Range;
 
+use super::segment::{TCP, TCP_PROTOCOL, TCP_SUM, UDP, UDP_PROTOCOL, UDP_SUM, V4, V6, plain_transport};
 use super::sum::{Sum, pseudo_header};
 
 /// What the NIC tells about a frame that it hands over.
@@ -55,14 +56,6 @@ pub enum SliceError {
     Shape,
 }
 
-const V4: usize = 20;
-const V6: usize = 40;
-const TCP_PROTOCOL: u8 = 6;
-const UDP_PROTOCOL: u8 = 17;
-/// Where the checksum is in a TCP and in a UDP header.
-const TCP_SUM: usize = 16;
-const UDP_SUM: usize = 6;
-const UDP_HEADER: usize = 8;
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
@@ -78,6 +71,8 @@ pub struct Slices<'a> {
     /// Of a whole frame: where its checksum is summed from, and where it goes.
     partial: Option<(usize, usize)>,
     pseudo: Sum,
+    /// Whether pieces are what `segment::finish` knows, and so need not be finished here.
+    is_plain: bool,
     /// Of an IPv4 header without the fields that differ from piece to piece.
     network: Sum,
     next: usize,
@@ -113,23 +108,24 @@ impl<'a> Slices<'a> {
             transport: 0,
             partial,
             pseudo: Sum::default(),
+            is_plain: false,
             network: Sum::default(),
             next: 0,
         })
     }
 
-    fn joined(shape: &Shape, frame: &'a [u8], protocol: u8, sum_at: usize) -> Result<Self, SliceError> {
+    fn joined(shape: &Shape, frame: &'a [u8], protocol: u8, sum_at: u8) -> Result<Self, SliceError> {
         let partial = shape.partial.ok_or(SliceError::Shape)?;
         let transport = usize::from(partial.start);
-        if shape.segment == 0 || usize::from(partial.offset) != sum_at {
+        if shape.segment == 0 || partial.offset != u16::from(sum_at) {
             return Err(SliceError::Shape);
         }
         check_network(frame, transport, protocol)?;
         let own_bytes = match shape.kind {
             Kind::Tcp => usize::from(*frame.get(transport + 12).ok_or(SliceError::Length)? >> 4) * 4,
-            Kind::Udp | Kind::Whole => UDP_HEADER,
+            Kind::Udp | Kind::Whole => UDP,
         };
-        let shortest = if shape.kind == Kind::Tcp { 20 } else { UDP_HEADER };
+        let shortest = if shape.kind == Kind::Tcp { TCP } else { UDP };
         if own_bytes < shortest {
             return Err(SliceError::Length);
         }
@@ -148,6 +144,7 @@ impl<'a> Slices<'a> {
             transport,
             partial: None,
             pseudo: pseudo_header(headers, protocol),
+            is_plain: plain_transport(headers) == Some((transport, protocol)),
             network: constant_sum(&headers[..transport]),
             next: 0,
         })
@@ -240,10 +237,16 @@ impl<'a> Slices<'a> {
         self.write_sum(udp, UDP_SUM);
     }
 
-    fn write_sum(&self, transport: &mut [u8], at: usize) {
-        transport[at..at + 2].fill(0);
-        let checksum = self.pseudo.word(short(transport.len())).bytes(transport).checksum();
-        transport[at..at + 2].copy_from_slice(&checksum);
+    fn write_sum(&self, transport: &mut [u8], at: u8) {
+        let pseudo = self.pseudo.word(short(transport.len()));
+        let field = usize::from(at)..usize::from(at) + 2;
+        if self.is_plain {
+            transport[field].copy_from_slice(&pseudo.partial());
+            return;
+        }
+        transport[field.clone()].fill(0);
+        let checksum = pseudo.bytes(transport).checksum();
+        transport[field].copy_from_slice(&checksum);
     }
 }
 

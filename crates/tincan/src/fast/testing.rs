@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::segment::finish;
 use super::slice::{Kind, Partial, Shape, Slices};
 
 /// One flow's headers.
@@ -174,13 +175,14 @@ impl Flow {
     }
 }
 
-/// The pieces that `Slices` makes.
+/// The pieces that `Slices` makes, finished.
 pub(super) fn sliced(shape: &Shape, frame: &[u8]) -> Vec<Vec<u8>> {
     let mut slices = Slices::new(shape, frame).unwrap();
     let mut pieces = Vec::new();
     while let Some(length) = slices.next_len() {
         let mut piece = vec![0xaa; length];
         slices.write(&mut piece);
+        finish(&mut piece);
         pieces.push(piece);
     }
     assert_eq!(pieces.len(), slices.count());

@@ -319,7 +319,10 @@ fn a_joined_frame_departs_as_one_record_for_each_piece() {
         let frames: Vec<Vec<u8>> = records
             .into_iter()
             .map(|mut record| match inbound(&bob.snapshot, at(from), &mut record) {
-                Inbound::Frames { range, .. } => record[range].to_vec(),
+                Inbound::Frames { range, .. } => {
+                    segment::finish(&mut record[range.clone()]);
+                    record[range].to_vec()
+                }
                 other => panic!("{other:?}"),
             })
             .collect();

@@ -118,8 +118,11 @@ impl Node {
 
     /// Gives the NIC each of the frames that came together.
     pub(super) fn give_nic(&mut self, network: NetworkId, frames: &[u8]) {
-        let each = frame::split(frames, 0..frames.len()).map(|frame| frames[frame].to_vec());
-        self.out.extend(each.map(|bytes| Output::Frame { network, bytes }));
+        for frame in frame::split(frames, 0..frames.len()) {
+            let mut bytes = frames[frame].to_vec();
+            fast::segment::finish(&mut bytes);
+            self.out.push_back(Output::Frame { network, bytes });
+        }
     }
 
     /// Gives our own host an ICMP error, within the rate.

@@ -2,13 +2,31 @@
 
 use proptest::prelude::*;
 
+use super::super::slice::Slices;
 use super::super::testing::{Flow, flow, plain_flow, sliced};
 use super::*;
 
-const ALL: Takes = Takes { tcp: true, udp: true };
+const ALL: Takes = Takes {
+    tcp: true,
+    udp: true,
+    unfinished: true,
+};
+const NONE_JOINED: Takes = Takes {
+    tcp: false,
+    udp: false,
+    unfinished: true,
+};
 
 /// What comes out for a batch: how many frames each is made of, and what the NIC's host would cut it into.
 fn merged(frames: &[Vec<u8>], takes: Takes) -> Vec<(usize, Vec<Vec<u8>>)> {
+    let cut = given(frames, takes)
+        .into_iter()
+        .map(|(shape, bytes)| sliced(&shape, &bytes));
+    cut.map(|frames| (frames.len(), frames)).collect()
+}
+
+/// What the NIC is given for a batch.
+fn given(frames: &[Vec<u8>], takes: Takes) -> Vec<(Shape, Vec<u8>)> {
     let mut memory = vec![0xee; 12];
     let mut merger = Merger::default();
     let mut ranges = Vec::new();
@@ -25,7 +43,9 @@ fn merged(frames: &[Vec<u8>], takes: Takes) -> Vec<(usize, Vec<Vec<u8>>)> {
     merger.flush(&mut memory, |joined, pieces| {
         assert_eq!(joined.nic, 7);
         let whole: Vec<u8> = pieces.flatten().copied().collect();
-        out.push((joined.frames(), sliced(&joined.shape(), &whole)));
+        let slices = Slices::new(&joined.shape(), &whole).expect("what was joined can be cut");
+        assert_eq!(slices.count(), joined.frames());
+        out.push((joined.shape(), whole));
     });
     assert_eq!(merger.bytes(), 0);
     out
@@ -160,6 +180,59 @@ fn counts(frames: &[Vec<u8>], takes: Takes) -> Vec<usize> {
     out.into_iter().map(|(count, _)| count).collect()
 }
 
+/// Pieces as they come from a peer that left them unfinished.
+fn unfinished(flow: &Flow, payload: &[u8]) -> Vec<Vec<u8>> {
+    let (shape, frame) = flow.joined(100, 0, payload);
+    let mut slices = Slices::new(&shape, &frame).unwrap();
+    let mut pieces = Vec::new();
+    while let Some(length) = slices.next_len() {
+        let mut piece = vec![0; length];
+        slices.write(&mut piece);
+        pieces.push(piece);
+    }
+    pieces
+}
+
+#[test]
+fn unfinished_frames_are_finished_by_the_nic_or_here() {
+    let joined = [Kind::Tcp, Kind::Udp, Kind::Tcp, Kind::Udp];
+    let alone = [Kind::Whole; 4];
+    let ours = Takes {
+        unfinished: false,
+        ..NONE_JOINED
+    };
+    for (takes, kinds, is_ours) in [(ALL, joined, false), (NONE_JOINED, alone, false), (ours, alone, true)] {
+        for (number, kind) in kinds.into_iter().enumerate() {
+            let flow = Flow {
+                udp: number % 2 == 1,
+                v6: number > 1,
+                ..plain_flow()
+            };
+            let came = unfinished(&flow, &[7; 250]);
+            let wanted = flow.cut(100, 0, &[7; 250]);
+            assert_ne!(came, wanted);
+            let out = given(&came, takes);
+            assert_eq!(out.len(), if kind == Kind::Whole { 3 } else { 1 });
+            for (shape, bytes) in &out {
+                assert_eq!((shape.kind, shape.partial.is_none()), (kind, is_ours));
+                assert!(!is_ours || wanted.contains(bytes), "as it lies there");
+            }
+            assert_eq!(all_frames(&merged(&came, takes)), wanted);
+        }
+    }
+}
+
+#[test]
+fn unfinished_and_finished_frames_of_one_flow_are_joined() {
+    let (flow, payload) = (plain_flow(), [7; 400]);
+    let wanted = flow.cut(100, 0, &payload);
+    let mut mixed = unfinished(&flow, &payload);
+    mixed[0] = wanted[0].clone();
+    mixed[2] = wanted[2].clone();
+    let out = merged(&mixed, ALL);
+    assert_eq!((out.len(), all_frames(&out)), (1, wanted));
+}
+
 #[test]
 fn push_and_fin_end_a_joined_frame() {
     let flow = plain_flow();
@@ -257,9 +330,9 @@ fn a_nic_gets_joined_only_what_it_takes() {
         .map(|(n, flow)| flow.frame(n as u16 % 2, n % 2 * 9, 0, &[7; 9]))
         .collect::<Vec<_>>();
     assert_eq!(counts(&frames, ALL), [2, 2]);
-    assert_eq!(counts(&frames, Takes { tcp: true, udp: false }), [2, 1, 1]);
-    assert_eq!(counts(&frames, Takes { tcp: false, udp: true }), [1, 1, 2]);
-    assert_eq!(counts(&frames, Takes::default()), [1, 1, 1, 1]);
+    assert_eq!(counts(&frames, Takes { udp: false, ..ALL }), [2, 1, 1]);
+    assert_eq!(counts(&frames, Takes { tcp: false, ..ALL }), [1, 1, 2]);
+    assert_eq!(counts(&frames, NONE_JOINED), [1, 1, 1, 1]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use api::link::{Event, LinkCall, LinkPhase};
 
 use super::world::{DELAY, World, inner, inner_frame};
 use super::{count, is_down, is_up, ms};
-use crate::fast::slice::Shape;
+use crate::fast::slice::{Kind, Partial, Shape};
 use crate::fast::trains::Trains;
 use crate::fast::{self, Departure, Outbound};
 use crate::forward::DropReason;
@@ -123,14 +123,14 @@ fn a_worker_with_an_old_snapshot_does_no_harm_after_a_peer_is_removed() {
     assert_eq!(world.peer(1, 0).phase, LinkPhase::Idle);
 }
 
-/// The records that a worker makes of frames which a NIC hands over together.
-fn sealed_together(world: &World, frames: &[Vec<u8>]) -> Vec<u8> {
+/// The record that a worker makes of frames which a NIC hands over together.
+fn sealed_together(world: &World, frames: &[(Shape, Vec<u8>)]) -> Vec<u8> {
     let (mut trains, mut lanes) = (Trains::new(1 << 14), fast::Lanes::new(1).unwrap());
     let snapshot = world.hosts[0].node.snapshot();
     let full = |_: &mut Trains| panic!("there is room");
     let mut departure = Departure::new(&snapshot, &mut lanes, super::world::NETWORK, &mut trains, full);
-    for frame in frames {
-        departure.take(&Shape::default(), frame);
+    for (shape, frame) in frames {
+        departure.take(shape, frame);
     }
     drop(departure);
     let records: Vec<_> = trains.iter().map(|(_, bytes, _)| bytes.to_vec()).collect();
@@ -146,11 +146,40 @@ fn what_shares_a_record_reaches_the_nic_frame_by_frame() {
     let elsewhere = super::world::at("203.0.113.77:7777");
     for came_as_expected in [true, false] {
         let mut world = World::linked();
-        let record = sealed_together(&world, &frames);
+        let together: Vec<_> = frames.iter().map(|frame| (Shape::default(), frame.clone())).collect();
+        let record = sealed_together(&world, &together);
         let (from, to) = (world.hosts[0].addresses[0], world.hosts[1].addresses[0]);
         world.inject(if came_as_expected { from } else { elsewhere }, to, &record);
         world.run(ms(100));
         assert_eq!(world.hosts[1].frames, frames, "expected: {came_as_expected}");
+    }
+}
+
+#[test]
+fn the_engine_finishes_checksums_that_a_worker_left_unfinished() {
+    // Two datagrams in one, from port 7 to 7, which the kernel did not sum.
+    let mut joined = inner_frame(0, 1, &[0, 7, 0, 7, 0, 16, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    joined[9] = 17;
+    let shape = Shape {
+        kind: Kind::Udp,
+        segment: 4,
+        partial: Some(Partial { start: 20, offset: 6 }),
+    };
+    let mut world = World::linked();
+    let record = sealed_together(&world, &[(shape, joined)]);
+    let elsewhere = super::world::at("203.0.113.77:7777");
+    let to = world.hosts[1].addresses[0];
+    world.inject(elsewhere, to, &record);
+    world.run(ms(100));
+    let frames = &world.hosts[1].frames;
+    let payloads: Vec<_> = frames.iter().map(|frame| &frame[28..]).collect();
+    assert_eq!(payloads, [[1, 2, 3, 4], [5, 6, 7, 8]]);
+    for frame in frames {
+        // Addresses and transport header, checksum included, protocol and length (RFC 768).
+        let words = frame[12..]
+            .chunks(2)
+            .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+        assert_eq!((words.sum::<u32>() + 17 + 12) % 0xffff, 0);
     }
 }
 

@@ -130,6 +130,7 @@ impl Round<'_> {
         let takes = Takes {
             tcp: offload.tcp,
             udp: offload.udp,
+            unfinished: offload.header,
         };
         for frame in split(memory, frames) {
             self.frames += 1;
