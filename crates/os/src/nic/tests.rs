@@ -221,14 +221,25 @@ fn as_many_frames_wait_as_it_says_and_no_more() {
         let nic = tun_up();
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         let far = (Ipv4Addr::new(10, 77, 0, 2), 7);
-        for _ in 0..QUEUE_FRAMES + 100 {
+        let frames = queue_frames(memory());
+        for _ in 0..frames + 100 {
             socket.send_to(b"x", far).unwrap();
         }
         let mut buffer = vec![0; 2000];
         let waited = std::iter::from_fn(|| nic.try_recv(&mut buffer).unwrap()).count();
-        assert_eq!(waited, QUEUE_FRAMES as usize);
+        assert_eq!(waited, frames as usize);
     })
     .unwrap();
+}
+
+#[test]
+fn full_queues_leave_small_machines_their_memory() {
+    let mb = |megabytes: u64| queue_frames(megabytes << 20);
+    assert_eq!(
+        [64, 256, 512, 1024, 2048, 4096, 1 << 20].map(mb),
+        [500, 500, 910, 1820, 3640, 4000, 4000]
+    );
+    assert_eq!(queue_frames(u64::MAX), 4000);
 }
 
 #[test]
