@@ -171,3 +171,83 @@ fn flow(frame: &[u8], transport: usize) -> u32 {
     let source = if transport == V6 { tail(V6 - 16) } else { source };
     source.rotate_left(11) ^ destination.rotate_left(22) ^ ports.wrapping_mul(0x9e37_79b1)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::flow;
+    use super::*;
+
+    /// The sum of big-endian words, carries added in.
+    fn sum(words: impl IntoIterator<Item = u16>) -> u16 {
+        words.into_iter().fold(0, |sum, word| {
+            let (sum, carry) = sum.overflowing_add(word);
+            sum + u16::from(carry)
+        })
+    }
+
+    fn words(bytes: &[u8]) -> impl Iterator<Item = u16> {
+        bytes
+            .chunks(2)
+            .map(|pair| u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]))
+    }
+
+    proptest! {
+        #[test]
+        fn finished_frames_stay_as_they_are(
+            flow in flow(),
+            payload in proptest::collection::vec(any::<u8>(), 2..200),
+            looks_unfinished in any::<bool>(),
+        ) {
+            let mut payload = payload;
+            let plain = flow.frame(0, 0, 0x08, &payload);
+            if looks_unfinished {
+                // The payload's first word is chosen so that the right checksum is the sum of the pseudo-header.
+                let segment = Segment::parse(&plain).unwrap();
+                let (network, transport) = plain.split_at(segment.transport);
+                let pseudo = u16::from_be_bytes(segment.pseudo(network, transport).partial());
+                let at = usize::from(segment.sum_at());
+                let mut rest = transport.to_vec();
+                rest[at..at + 2].fill(0);
+                let first = segment.headers - segment.transport;
+                rest[first..first + 2].fill(0);
+                let word = sum([!sum([pseudo, pseudo]), !sum(words(&rest))]);
+                payload[..2].copy_from_slice(&word.to_be_bytes());
+            }
+            let frame = flow.frame(0, 0, 0x08, &payload);
+            prop_assert!(!looks_unfinished || Segment::parse(&frame).unwrap().is_unfinished(&frame));
+            let mut finished = frame.clone();
+            finish(&mut finished);
+            prop_assert_eq!(finished, frame);
+        }
+
+        #[test]
+        fn any_bytes_can_be_finished(frame in proptest::collection::vec(any::<u8>(), 0..100), version in any::<bool>()) {
+            let mut frame = frame;
+            if let Some(first) = frame.first_mut() {
+                *first = if version { 0x45 } else { 0x60 };
+            }
+            let length = frame.len();
+            finish(&mut frame);
+            prop_assert_eq!(frame.len(), length);
+        }
+    }
+
+    #[test]
+    fn only_plain_frames_have_a_transport_that_is_found() {
+        let mut v4 = [0; 40];
+        (v4[0], v4[9]) = (0x45, 17);
+        assert_eq!(plain_transport(&v4), Some((V4, 17)));
+        for (at, byte) in [(0, 0x46), (6, 0x20), (6, 0x01), (7, 1), (0, 0x55)] {
+            let mut other = v4;
+            other[at] = byte;
+            assert_eq!(plain_transport(&other), None, "{at}: {byte:x}");
+        }
+        let mut v6 = [0; 40];
+        (v6[0], v6[6]) = (0x60, 6);
+        assert_eq!(plain_transport(&v6), Some((V6, 6)));
+        assert_eq!(plain_transport(&v6[..39]), None);
+        assert_eq!(plain_transport(&[]), None);
+    }
+}
