@@ -25,12 +25,12 @@ const PSH: u8 = 0x08;
 /// No joined frame goes on behind one of these.
 const ENDS: u8 = FIN | PSH;
 
-/// What a NIC takes joined.
+/// What a NIC takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Takes {
-    /// TCP segments.
+    /// TCP segments, joined.
     pub tcp: bool,
-    /// UDP datagrams.
+    /// UDP datagrams, joined.
     pub udp: bool,
     /// Frames whose checksum it is to finish.
     pub unfinished: bool,

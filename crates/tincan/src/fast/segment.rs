@@ -134,7 +134,7 @@ impl Segment {
         self.holds(transport, self.pseudo(network, transport).partial())
     }
 
-    /// Whether what proves the frame's bytes is right, or left to whoever made them: the kernel will not look again.
+    /// Whether its checksums are right, that of TCP or UDP perhaps unfinished: the kernel will not look at them again.
     pub(super) fn is_right(&self, frame: &[u8]) -> bool {
         let (network, transport) = frame.split_at(self.transport);
         let network_right = self.transport == V6 || Sum::default().bytes(network).is_right();

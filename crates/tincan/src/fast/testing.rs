@@ -177,12 +177,18 @@ impl Flow {
 
 /// The pieces that `Slices` makes, finished.
 pub(super) fn sliced(shape: &Shape, frame: &[u8]) -> Vec<Vec<u8>> {
+    let mut pieces = unfinished(shape, frame);
+    pieces.iter_mut().for_each(|piece| finish(piece));
+    pieces
+}
+
+/// The same as they travel.
+pub(super) fn unfinished(shape: &Shape, frame: &[u8]) -> Vec<Vec<u8>> {
     let mut slices = Slices::new(shape, frame).unwrap();
     let mut pieces = Vec::new();
     while let Some(length) = slices.next_len() {
         let mut piece = vec![0xaa; length];
         slices.write(&mut piece);
-        finish(&mut piece);
         pieces.push(piece);
     }
     assert_eq!(pieces.len(), slices.count());

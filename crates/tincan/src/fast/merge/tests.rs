@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::slice::Slices;
-use super::super::testing::{Flow, flow, plain_flow, sliced};
+use super::super::testing::{Flow, flow, plain_flow, sliced, unfinished};
 use super::*;
 
 const ALL: Takes = Takes {
@@ -180,17 +180,10 @@ fn counts(frames: &[Vec<u8>], takes: Takes) -> Vec<usize> {
     out.into_iter().map(|(count, _)| count).collect()
 }
 
-/// Pieces as they come from a peer that left them unfinished.
-fn unfinished(flow: &Flow, payload: &[u8]) -> Vec<Vec<u8>> {
+/// Pieces of 100 bytes as they come from a peer.
+fn came(flow: &Flow, payload: &[u8]) -> Vec<Vec<u8>> {
     let (shape, frame) = flow.joined(100, 0, payload);
-    let mut slices = Slices::new(&shape, &frame).unwrap();
-    let mut pieces = Vec::new();
-    while let Some(length) = slices.next_len() {
-        let mut piece = vec![0; length];
-        slices.write(&mut piece);
-        pieces.push(piece);
-    }
-    pieces
+    unfinished(&shape, &frame)
 }
 
 #[test]
@@ -208,7 +201,7 @@ fn unfinished_frames_are_finished_by_the_nic_or_here() {
                 v6: number > 1,
                 ..plain_flow()
             };
-            let came = unfinished(&flow, &[7; 250]);
+            let came = came(&flow, &[7; 250]);
             let wanted = flow.cut(100, 0, &[7; 250]);
             assert_ne!(came, wanted);
             let out = given(&came, takes);
@@ -226,7 +219,7 @@ fn unfinished_frames_are_finished_by_the_nic_or_here() {
 fn unfinished_and_finished_frames_of_one_flow_are_joined() {
     let (flow, payload) = (plain_flow(), [7; 400]);
     let wanted = flow.cut(100, 0, &payload);
-    let mut mixed = unfinished(&flow, &payload);
+    let mut mixed = came(&flow, &payload);
     mixed[0] = wanted[0].clone();
     mixed[2] = wanted[2].clone();
     let out = merged(&mixed, ALL);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::pace::Turn;
 
 /// How long a worker works on, all sources that have much together. Ping under four TCP streams, both ends and the load on
-/// two cores: p50 0.4 to 0.8 ms instead of 1.1 to 3.5, and 0.85 x of the throughput.
+/// two cores: p50 0.3 to 1.3 ms (0.8 mostly) instead of 1.1 to 3.5.
 const STINT: Duration = Duration::from_micros(200);
 /// The same where one source alone has much: who waits for a core is mostly whoever that flow belongs to. One TCP stream: 0.92 x the
 /// CPU for each GB that stints of 200 us cost, 1.06 x the throughput.
