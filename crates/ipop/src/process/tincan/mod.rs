@@ -96,6 +96,7 @@ pub(crate) fn run(state: &StateDir, port: u16) -> anyhow::Result<ExitCode> {
         wakes: wakes.clone(),
         overflow: Arc::new(AtomicU64::new(0)),
         load: Arc::default(),
+        full_sources: Arc::default(),
     };
     let threads = (0..workers).map(|number| workers::start(&shared, number));
     let threads = threads.collect::<anyhow::Result<_>>()?;

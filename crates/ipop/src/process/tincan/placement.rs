@@ -229,6 +229,7 @@ mod tests {
             wakes: sync_channel(1).0,
             overflow: Arc::default(),
             load: Arc::default(),
+            full_sources: Arc::default(),
         }
     }
 

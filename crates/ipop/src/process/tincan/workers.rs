@@ -27,6 +27,7 @@ use tincan::fast::{FastPath, Snapshot};
 use super::Wake;
 use super::abilities::Without;
 use super::placement::Load;
+use order::FullSources;
 
 pub(crate) use worker::start;
 
@@ -137,6 +138,7 @@ pub(crate) struct Shared {
     /// Frames and datagrams for the engine that found its channel full.
     pub(crate) overflow: Arc<AtomicU64>,
     pub(crate) load: Arc<Load>,
+    pub(crate) full_sources: Arc<FullSources>,
 }
 
 impl Shared {

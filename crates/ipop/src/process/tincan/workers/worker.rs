@@ -70,7 +70,7 @@ impl Worker {
             arriving: Arriving::new(number),
             patience: Patience::new(),
             pace: Pace::new(Instant::now()),
-            order: Order::default(),
+            order: Order::new(shared.full_sources.clone()),
             shared: shared.clone(),
         };
         worker.watch(Source::Waker).context("cannot wait for a waker")?;
