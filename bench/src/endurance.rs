@@ -26,14 +26,16 @@ pub(crate) fn measure(settings: &Settings, report: &mut Report) -> anyhow::Resul
         let mut samples = Vec::new();
         while start.elapsed() < wanted.span {
             sleep(wanted.every);
-            let memory = Memory::of_all(&way.daemons)?.resident as f64 / 1e6;
-            eprintln!("  {:.0} s: {memory:.1} MB", start.elapsed().as_secs_f64());
-            samples.push(memory);
+            let memory = Memory::of_all(&way.daemons)?;
+            let [resident, own] = [memory.resident, memory.own].map(|bytes| bytes as f64 / 1e6);
+            let seconds = start.elapsed().as_secs_f64();
+            eprintln!("  {seconds:.0} s: {resident:.1} MB, {own:.2} without pages of files");
+            samples.push((resident, own));
         }
         anyhow::Ok(samples)
     })?;
     let minutes = wanted.span.as_secs_f64() / 60.0;
-    let (first, last) = quarters(&samples);
+    let (resident, own): (Vec<_>, Vec<_>) = samples.into_iter().unzip();
     let mut say = |what: String, value, unit, aim| report.rows.push(Row::one(what, value, unit, aim));
     say(
         format!("carried by {STREAMS} TCP streams in {minutes:.1} minutes"),
@@ -41,9 +43,17 @@ pub(crate) fn measure(settings: &Settings, report: &mut Report) -> anyhow::Resul
         "GB",
         "",
     );
-    say("memory of both ends, first quarter".into(), first, "MB", "");
-    say("memory of both ends, last quarter".into(), last, "MB", "");
-    say(format!("memory grown in {minutes:.1} minutes"), last - first, "MB", "0");
+    for (which, samples) in [("", resident), (" without pages of files", own)] {
+        let (first, last) = quarters(&samples);
+        say(format!("memory of both ends{which}, first quarter"), first, "MB", "");
+        say(format!("memory of both ends{which}, last quarter"), last, "MB", "");
+        say(
+            format!("memory{which} grown in {minutes:.1} minutes"),
+            last - first,
+            "MB",
+            "0",
+        );
+    }
     Ok(())
 }
 
