@@ -47,7 +47,8 @@ struct Device {
 const QUEUE_FRAMES: u32 = 4000;
 /// A kernel's own: fewer make no sense.
 const QUEUE_FRAMES_LEAST: u32 = 500;
-/// Of the machine's memory, what one queue full of frames of 1500 bytes may take (super-frames take more): a sixteenth for the 16 of a machine with two cores.
+/// Of the machine's memory, what one queue full of frames of 1500 bytes may take (super-frames take more): a sixteenth for the 16 of
+/// a machine with two cores.
 const QUEUE_SHARE: u64 = 256;
 /// What a frame of 1500 bytes takes of the kernel's memory as it waits.
 const FRAME_MEMORY: u64 = 2304;

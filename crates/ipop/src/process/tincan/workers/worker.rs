@@ -90,6 +90,7 @@ impl Worker {
         loop {
             if let Err(error) = self.poller.wait(&mut found, timeout) {
                 tracing::error!(%error, "a worker cannot wait for frames any more");
+                self.order.rest();
                 return;
             }
             if found.is_empty() {
