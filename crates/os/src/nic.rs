@@ -354,4 +354,4 @@ fn forgive(outcome: Result<(), Error>, codes: &[i32]) -> Result<(), Error> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -24,7 +24,7 @@ fn tun_up() -> Nic {
 }
 
 /// Waits for what the NIC gives next.
-fn recv(nic: &Nic, buffer: &mut [u8]) -> usize {
+pub(crate) fn recv(nic: &Nic, buffer: &mut [u8]) -> usize {
     loop {
         if let Some(length) = nic.try_recv(buffer).unwrap() {
             return length;
